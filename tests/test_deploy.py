@@ -39,18 +39,6 @@ def test_cluster_yaml_is_what_ray_up_takes(config):
             subprocess.run(["bash", "-n", "-c", line], check=True)
 
 
-def test_head_takes_no_work_readers_have_no_gpu_and_gpus_are_spot(config):
-    types = config["available_node_types"]
-    head = types.pop(config["head_node_type"])
-    assert head["resources"] == {"CPU": 0}
-    assert "GPU" not in types["reader"]["resources"]
-    assert types["gpu"]["resources"]["GPU"] >= 1
-    assert types["gpu"]["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
-    assert all(each["min_workers"] == 0 < each["max_workers"] for each in types.values())
-    assert config["idle_timeout_minutes"] > 0
-    assert config["provider"]["cache_stopped_nodes"] is False
-
-
 def test_workers_have_a_profile_of_their_own_and_images_are_pinned(config):
     types = config["available_node_types"]
     head = types.pop(config["head_node_type"])
@@ -61,17 +49,6 @@ def test_workers_have_a_profile_of_their_own_and_images_are_pinned(config):
     assert not re.search(r"\b\d{12}\b|AKIA|ASIA|arn:aws:iam::|\bami-[0-9a-f]{8,}", CLUSTER)
 
 
-def test_machines_install_the_runtime_lock_and_ask_for_the_token(config):
-    mounts = config["file_mounts"].values()
-    assert [name for name in mounts if name.endswith(".lock")] == ["requirements.lock"]
-    assert any(
-        "--require-hashes -r ~/requirements.lock" in line for line in config["setup_commands"]
-    )
-    assert any(name.endswith("auth_token") for name in mounts)
-    assert any("RAY_AUTH_MODE=token" in line for line in config["setup_commands"])
-    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][1]
-
-
 def instructions() -> list[tuple[str, str]]:
     """Of the Dockerfile, in order."""
     text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
@@ -80,11 +57,9 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def test_the_image_is_pinned_runs_the_runtime_lock_and_is_nobody():
-    found = instructions()
-    known = {"FROM", "RUN", "COPY", "WORKDIR", "ENV", "USER", "CMD"}
-    assert {name for name, _ in found} <= known
-    assert (found[0][0], found[-1][0]) == ("FROM", "CMD")
-    of = {name: [rest for each, rest in found if each == name] for name in known}
+    of = {name: [] for name in ("FROM", "RUN", "COPY", "USER")}
+    for name, rest in instructions():
+        of.setdefault(name, []).append(rest)
     version = re.fullmatch(r"python:(3\.\d+)\.\d+-slim-\w+", of["FROM"][0])
     assert version is not None
     assert version[1] in SpecifierSet(PROJECT["requires-python"])
@@ -97,9 +72,6 @@ def test_the_image_is_pinned_runs_the_runtime_lock_and_is_nobody():
     for run in of["RUN"]:
         subprocess.run(["bash", "-n", "-c", run], check=True)
     assert of["USER"] == ["satray"]
-    readme = (ROOT / "README.md").read_text()
-    assert "docker build -t satray:0.1.0 ." in readme
-    assert f"satray:{PROJECT['version']}" in readme
 
 
 def locked(name: str) -> dict[str, list[str]]:

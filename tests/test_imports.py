@@ -32,9 +32,10 @@ PROCESSES_THAT_DO_NOT_COMPUTE = [
     [
         (HELP, sorted(str(path) for path in JOBS.glob("*.py")), "torch torchvision timm ray"),
         (f"import {', '.join(PROCESSES_THAT_DO_NOT_COMPUTE)}", [], "torch torchvision timm"),
+        ("import satray", [], "torch ray numpy"),
         ("import satray.storage", [], "torch ray pyarrow boto3 rasterio"),
     ],
-    ids=["help", "processes", "storage"],
+    ids=["help", "processes", "satray", "storage"],
 )
 def test_heavy_libraries_are_imported_where_they_are_used(program, arguments, barred):
     ending = f"\nimport sys\nprint(*(set({barred.split()}) & sys.modules.keys()), file=sys.stderr)"

@@ -11,7 +11,6 @@ from satray.data.augment import (
     Augment,
     Draws,
     apply,
-    boxes,
     counter_hash,
     resize_boxes,
 )
@@ -102,20 +101,6 @@ def test_flips_and_crops_can_be_turned_off():
 
 
 # ---- resized crops
-
-
-@given(
-    units=st.lists(UNIT, min_size=4, max_size=4),
-    height=st.integers(1, 300),
-    width=st.integers(1, 300),
-    scale=st.floats(0.01, 1),
-    ratio=st.floats(1, 5),
-)
-def test_boxes_lie_within_their_tile(units, height, width, scale, ratio):
-    draws_4B = np.array(units)[:, None]
-    ((top,), (left,), (tall,), (wide,)) = boxes(draws_4B, height, width, (scale, 1.0), ratio)
-    assert 0 <= top < top + tall <= height
-    assert 0 <= left < left + wide <= width
 
 
 def test_areas_and_shapes_are_those_asked_for():

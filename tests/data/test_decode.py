@@ -2,7 +2,6 @@
 
 import io
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -100,17 +99,6 @@ def test_images(case):
     found = same_by_both(data)
     assert np.abs(found.astype(float) - np.stack([np.asarray(band) for band in want])).mean() <= off
     assert decode(data).measured is None
-
-
-def test_header_of_a_georeferenced_tile():
-    transform = (3.0, 0.0, 593270.0, 0.0, -3.0, 5747657.0)
-    data = tiff(numbers(), crs="EPSG:32631", transform=rasterio.Affine(*transform), nodata=0)
-    header = decode(data, bands=("blue", "green", "red", "nir")).header
-    assert (header.crs, header.transform) == ("EPSG:32631", transform)
-    assert header.bands == ("blue", "green", "red", "nir")
-    assert (header.height, header.width, header.dtype, header.nodata) == (24, 32, "uint16", 0.0)
-    with pytest.raises(DecodeError, match=r"has 3 bands, .* names 4"):
-        decode(IMAGES["CMYK TIFF"][0], bands=("a", "b", "c", "d"))
 
 
 @pytest.mark.parametrize(
@@ -244,38 +232,3 @@ def test_resampling_equals_torchs(shape):
         torch.from_numpy(x_CHW)[None], shape, mode="bilinear", antialias=True, align_corners=False
     )[0]
     np.testing.assert_allclose(resample(x_CHW, *shape), want.numpy(), atol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32"])
-def test_resampled_integers_stay_within_their_range(dtype):
-    limits = np.iinfo(dtype)
-    x_CHW = np.full((1, 8, 8), limits.max, dtype)
-    assert (resample(x_CHW, 3, 3) == limits.max).all()
-    x_CHW[:, ::2] = limits.min
-    y_CHW = resample(x_CHW, 11, 5)
-    assert limits.min <= y_CHW.min() <= y_CHW.max() <= limits.max
-
-
-def test_threads_share_nothing():
-    want = decode(DEFLATE).pixels
-    with ThreadPoolExecutor(4) as pool:
-        read = pool.map(lambda _: read_pixels(DEFLATE, (0, 1, 2, 3), 24, 32, "uint16"), range(60))
-        assert all(np.array_equal(x_CHW, want) for x_CHW in read)
-
-
-@pytest.mark.data
-@pytest.mark.parametrize(
-    ("name", "bands", "dtype", "valid"),
-    [
-        ("worldview_rotterdam_ms1_rgbnir.tif", "b1 b2 b3 b4", "float64", 1.0),
-        ("rasterio_RGB.byte.tif", "red green blue", "uint8", 0.6746),
-        ("sfbay_1.png", "red green blue", "uint8", 1.0),
-    ],
-)
-def test_real_files(data, name, bands, dtype, valid):
-    content = (data / "scenes" / name).read_bytes()
-    tile = decode(content)
-    assert (tile.header.bands, tile.header.dtype) == (tuple(bands.split()), dtype)
-    found = 1.0 if tile.measured is None else tile.measured.all(axis=0).mean()
-    assert found == pytest.approx(valid, abs=1e-4)
-    same_by_both(content)

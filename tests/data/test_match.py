@@ -2,7 +2,6 @@
 
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satray.config.prepare import PrepareRecipe
-from satray.data.labels import LabelTable, read_labels
+from satray.data.labels import LabelTable
 from satray.data.match import (
     Listing,
     Matched,
@@ -142,18 +140,6 @@ def test_the_budget_that_a_message_names_suffices():
     refuse_unmatched(match_images(table, entries(*files)), table, "archive", budget)
 
 
-def test_many_files_are_matched_as_few():
-    n = 70_000  # more than are looked at together
-    paths = [f"{i % 7}/t_{i * 7_919 % n:05d}.tif" for i in range(n)]
-    found = entries(*paths, "0/more.png")
-    table = labels(*(path[2:-4] for path in paths[:-2]), "t_00000.tif.gone", "gone")
-    matched = match_images(table, found)
-    assert images(matched, found) == paths[:-2]
-    assert matched.rows.tolist() == list(range(n - 2))
-    assert matched.labels_without_image == ("t_00000.tif.gone", "gone")
-    assert set(matched.images_without_label) == {*paths[-2:], "0/more.png"}
-
-
 names = st.text("ab/.", min_size=1, max_size=5).map(lambda s: s.strip("/.")).filter(bool)
 
 
@@ -170,14 +156,3 @@ def test_nothing_is_lost_or_doubled(ids, keys):
     of_entries = [tile_id(key) for key in images(matched, found)]
     assert len(set(of_entries)) == len(of_entries)
     assert ids & set(keys) <= set(of_entries)
-
-
-@pytest.mark.data
-def test_aid_archive(data: Path):
-    root = data / "aid"
-    table = read_labels((root / "labels.csv").read_bytes(), "labels.csv", PrepareRecipe(images="."))
-    paths = sorted(p.relative_to(root / "images").as_posix() for p in root.rglob("*.jpg"))
-    found = entries(*paths)
-    matched = match_images(table, found)
-    refuse_unmatched(matched, table, "images", 0.0)
-    assert (len(matched.images), images(matched, found)[0]) == (2400, "Airport/airport_1.jpg")

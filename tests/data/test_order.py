@@ -58,22 +58,6 @@ def test_whole_order_pads_with_rows_it_has(n, multiple, padded):
     assert list(rows) == [row % n for row in range(padded)]
 
 
-@settings(max_examples=40)
-@given(
-    n=st.integers(0, 3000),
-    block=st.integers(1, 70),
-    readers=st.integers(1, 9),
-    most=st.integers(1, 600),
-)
-def test_falling_chunks_cover_all_in_whole_blocks(n, block, readers, most):
-    pieces = order.falling_chunks(np.arange(n), block, readers, most)
-    sizes = [len(piece) for piece in pieces]
-    np.testing.assert_array_equal(np.concatenate([np.empty(0, int), *pieces]), np.arange(n))
-    assert all(size % block == 0 for size in sizes[:-1])
-    assert all(size <= max(most, block) for size in sizes)
-    assert sizes == sorted(sizes, reverse=True)
-
-
 def test_rows_come_as_often_as_asked_and_neighbours_are_not_tied():
     factors = np.array([1.0, 1.25, 1.5, 3.75, 2.9, 1.1, 1.0, 1.5])  # they add up to 14
     rare = order.TrainOrder(8, (), 5, True, factors)

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from data.hostile import numbers, photo, pillow, tiff
+from data.hostile import numbers, tiff
+from rasterio import Affine
 
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import decode
 from satray.data.index import read_index
 from satray.data.prepare import plan, read, takes_ray, work
 from satray.data.read import errors_of, read_blocks, tile_source, to_torch
+from satray.errors import InputError
 from satray.runs.job import Job, main
 from satray.runs.run import Outcome, Run
 from satray.storage import Storage
@@ -219,19 +221,6 @@ def test_masks_beside_tiles_hide_and_fills_are_told_by_their_share(tmp_path):
     assert read(recipe, Storage()).digests["images"] != before["images"]
 
 
-def test_folders(tmp_path):
-    for name in ("sea", "land", "city"):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(4):
-            content = pillow(photo(), "JPEG" if i else "PNG")
-            (tmp_path / "images" / name / f"{i}.jpg").write_bytes(content)
-    run, _ = prepare(tmp_path, labels=None, bands=None, split={"val": 0.25})
-    index = read_index(run.uri("index"), Storage())
-    assert (index.meta.task, index.meta.classes) == ("multiclass", ("city", "land", "sea"))
-    assert (index.labels.sum(axis=1) == 1).all()
-    assert index.split_counts == {"train": 9, "val": 3}
-
-
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
@@ -266,26 +255,39 @@ def test_wrong_input_ends_in_one_line_and_writes_nothing(archive, capfd, keys, s
     assert re.search(says, lines[0]), lines
 
 
-@pytest.mark.parametrize(
-    ("asked", "address", "how"),
-    [
-        ("auto", "", "in this process"),
-        ("auto", "10.0.0.1:6379", "on Ray, read_tasks=auto"),
-        ("no", "10.0.0.1:6379", "in this process"),
-        ("yes", "", "on Ray, read_tasks=auto"),
-    ],
-)
-def test_plan_opens_little_and_writes_nothing(archive, capfd, monkeypatch, asked, address, how):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    if address:
-        monkeypatch.setenv("RAY_ADDRESS", address)
+def test_plan_opens_little_and_writes_nothing(archive, capfd):
     root, _ = archive
     before = sorted(root.rglob("*"))
     arguments = [f"images={root}/images", f"labels={root}/labels.csv", "bands=[blue,green,red,nir]"]
-    assert main(JOB, [*arguments, f"resources.ray={asked}", "--plan"]) == 0
+    assert main(JOB, [*arguments, "--plan"]) == 0
     text = capfd.readouterr().out
-    assert text.count(f", {how}\n") == 1
+    assert text.count(", in this process\n") == 1
     assert "30 labelled" in text
     assert "train 24, val 6" in text
     assert "4 bands (blue, green, red, nir) uint16 (3 of 3 opened)" in text
     assert sorted(root.rglob("*")) == before
+
+
+def test_a_split_by_ground_is_told_with_how_many_tiles_meet_and_needs_ground(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = ["tile,ship"]
+    for i in range(64):  # a scene of 8 x 8 tiles of 24 x 32 px of 10 m
+        place = Affine(10, 0, 5e5 + 320 * (i % 8), 0, -10, 5.2e6 - 240 * (i // 8))
+        data = tiff(numbers(1), crs="EPSG:32633", transform=place)
+        (images / f"t{i:02}.tif").write_bytes(data)
+        rows.append(f"t{i:02},{i % 3 // 2}")
+    (images / "bad.tif").write_bytes(b"II*\0")
+    (tmp_path / "labels.csv").write_text("\n".join([*rows, "bad,1"]))
+    ground = {"by": "ground", "block": 1000, "val": 0.25}
+
+    def said(out: str, split: dict[str, object]) -> str:
+        return "\n".join(prepare(tmp_path, out, bands=None, split=split)[1].summary)
+
+    drawn = said("a", {"val": 0.25})
+    assert re.search(r"split: (1\d) of \1 tiles of val touch .*split\.by=ground", drawn)
+    met, count = re.search(r"split: (\d+) of (\d+) tiles of val touch", said("b", ground)).groups()
+    assert int(met) < int(count)
+    (images / "t63.tif").write_bytes(tiff(numbers(1)))
+    with pytest.raises(InputError, match=r"1 of 64 images have no georeference, e\.g\. t63"):
+        prepare(tmp_path, "c", bands=None, split=ground)

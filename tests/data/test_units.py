@@ -65,15 +65,10 @@ def test_names_of_units_must_agree():
     ("scale", "offset", "told"),
     [
         (0, 0, "scale 0;"),
-        (float("inf"), 0, "scale inf;"),
-        (True, 0, "scale True;"),
         ([1e-4], 0, r"scale \[0.0001\];"),
         (1, "x", r"offset 'x'; accepted: a finite number to 1e\+20$"),
-        (None, float("nan"), "offset nan;"),
         # squares of values in other units would be no floats
         (-1e300, 0, r"scale -1e\+300; accepted: .* other than 0, of 1e-20 to 1e\+20$"),
-        (1e-300, 0, "scale 1e-300;"),
-        (1, 1e200, r"offset 1e\+200;"),
     ],
 )
 def test_what_is_no_unit(scale, offset, told):

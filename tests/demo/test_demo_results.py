@@ -7,7 +7,7 @@ import pytest
 from affine import Affine
 
 from satray.demo.archive import geotiff
-from satray.demo.results import MappedTile, match, pointing, read_tiles, result_lines
+from satray.demo.results import MappedTile, match, pointing, read_tiles
 from satray.score.products.names import product_path
 from satray.score.rasters import cam_raster
 from satray.storage import Storage
@@ -18,42 +18,6 @@ PLACE = Affine(3.0, 0, 500_000, 0, -3.0, 5_800_000)
 
 def mapped(cam, boxes=(), cells=CELLS):
     return MappedTile((64, 64), boxes, np.float32(cam), cells)
-
-
-def one_peak(row, col, cells=8):
-    cam = np.zeros((cells, cells))
-    cam[row, col] = 1
-    return cam
-
-
-@pytest.mark.parametrize(
-    ("cam", "cells", "peak"),
-    [
-        (one_peak(2, 5), CELLS, (20.0, 44.0)),
-        # A shifted, finer grid: cells of 4 px that start at (-1.5, -1.5) px.
-        (one_peak(3, 0, 16), Affine.translation(-1.5, -1.5) @ Affine.scale(4), (12.5, 0.5)),
-        # NaN cells do not count, and the first of equals wins.
-        ([[math.nan, 2.0], [2.0, 1.0]], Affine.scale(32), (16.0, 48.0)),
-    ],
-)
-def test_peak_is_the_centre_of_the_highest_cell_in_tile_pixels(cam, cells, peak):
-    assert mapped(cam, cells=cells).peak == pytest.approx(peak)
-
-
-@pytest.mark.parametrize(
-    ("boxes", "hits"),
-    [
-        ([(18, 40, 22, 50)], 1),  # around (20, 44), the peak
-        ([(24, 40, 30, 50)], 1),  # half a cell away
-        ([(24.1, 40, 30, 50)], 0),
-        ([(0, 0, 5, 5), (18, 40, 22, 50)], 1),  # any of several ships will do
-    ],
-)
-def test_a_peak_hits_within_half_a_cell(boxes, hits):
-    found = pointing([mapped(one_peak(2, 5), boxes), mapped(one_peak(7, 0), [(20, 20, 30, 40)])])
-    assert (found["tiles"], found["hits"]) == (2, hits)
-    assert 18 * 28 / 64**2 < found["expected"] < 0.4
-    assert pointing([]) == {"tiles": 0, "hits": 0, "expected": 0}
 
 
 def test_random_maps_hit_as_often_as_chance_says():
@@ -110,16 +74,3 @@ def test_maps_of_towers_add_up(tmp_path):
         assert tiles[-1].shape == (64, 64)
     assert [tile.peak for tile in tiles] == [pytest.approx((20, 44)), pytest.approx((52, 52))]
     assert pointing(tiles)["hits"] == 1
-
-
-def test_every_figure_stands_beside_its_chance():
-    metrics = {"accuracy": 0.98, "baseline_accuracy": 0.75, "map": 0.99, "baseline_map": 0.45}
-    game = {"tiles": 40, "hits": 38, "expected": 4.7}
-    found = {"ships": 100, "detections": 80, "hits": 60, "chance": 0.125}
-    one = {"name": "simple_cnn", "tiles": 120, "metrics": metrics, "auc": 0.97}
-    lines = result_lines([one | {"pointing": game, "scene": found}], "ship")
-    table, scene = "\n".join(lines).split("\n\n")
-    for figure in ("0.980 (0.750)", "0.990 (0.450)", "0.970 (0.500)", "38 of 40 (4.7)"):
-        assert figure in table
-    assert "60 of 100 found by 80 points (precision 0.75, 0.12 by chance; recall 0.60)" in scene
-    assert max(map(len, table.splitlines())) <= 100

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 import report_material
-from by_hand import planned
 from matplotlib.figure import Figure
 from page_checker import save_nothing
 
 from satray.config.score import EvaluateRecipe
 from satray.evaluate import job as evaluate
 from satray.models.spec import BundleSpec
-from satray.runs import job as performing
 from satray.runs.job import Job, perform
 from satray.runs.run import Run, library_versions, read_run, run_id
 from satray.storage import Storage
@@ -70,20 +68,6 @@ def test_what_is_not_reproduced_is_a_finished_run_with_a_verdict(tmp_path) -> No
     assert read_run(Storage(), str(tmp_path / "other")).verdict == other.verdict
 
 
-def test_finished_blocks_are_scored_again_for_a_reproduction_only(tmp_path, monkeypatch) -> None:
-    do(tmp_path, "first")
-    monkeypatch.setattr(performing, "drop_state", lambda run: None)  # as if cut short at the end
-    compared = {"reproduce": str(tmp_path / "first")}
-    do(tmp_path, "plain")
-    do(tmp_path, "again", **compared)
-    for tile in (tmp_path / "tiles").iterdir():
-        tile.unlink()
-    assert do(tmp_path, "plain")[0].failed == 0
-    outcome, found = do(tmp_path, "again", **compared)
-    assert (outcome.failed, found["only_there"], found["same"]) == (TILES, TILES, False)
-    assert "only in the earlier run: this one's failures.parquet" in outcome.verdict
-
-
 def test_what_computes_is_part_of_a_reproductions_run_id(tmp_path, monkeypatch) -> None:
     do(tmp_path, "first")
 
@@ -100,13 +84,3 @@ def test_what_computes_is_part_of_a_reproductions_run_id(tmp_path, monkeypatch) 
     other = library_versions() | {"torch": "0.1"}
     monkeypatch.setattr(evaluate, "library_versions", lambda: other)
     assert [a == b for a, b in zip(ids(), before, strict=True)] == [True, False]
-
-
-def test_the_plan_tells_of_symmetries_and_of_the_comparison(tmp_path) -> None:
-    do(tmp_path, "first")
-    assert not any("eight" in line for line in planned(evaluate, recipe(tmp_path)))
-    given = recipe(tmp_path, symmetries="d4", reproduce=str(tmp_path / "first"))
-    lines = planned(evaluate, given)
-    assert any("eight forward passes a tile" in line for line in lines)
-    assert any(line.startswith("compared with run ") for line in lines)
-    assert not evaluate.large(given, evaluate.read(given, Storage()))  # small: without Ray

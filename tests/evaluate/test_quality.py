@@ -135,16 +135,6 @@ def test_tail_accuracy_by_hand():
     assert (nothing["fixed_classes"], nothing["classes"]) == ([], [0] * 20)
 
 
-def test_means_may_fall_by_class_drop_out_alone():
-    # both classes' own curves never fall; the better one drops out at 0.8
-    scores_NK = np.array([[0.7, 0.99], [0.7, 0.99], [0.1, 0.6]])
-    labels_NK = np.array([[1, 1], [1, 0], [0, 0]], bool)
-    found = tail_accuracy(scores_NK, labels_NK, "ab")
-    assert (np.diff(found["mean"]) < 0).any()
-    assert (np.diff(found["fixed"]) >= 0).all()
-    assert found["fixed_classes"] == ["b"]
-
-
 def test_quantiles_keep_every_class():
     rng = np.random.default_rng(0)
     scores_NK = rng.permuted(np.linspace([0.001, 0.5], [0.01, 1], 200), axis=0)

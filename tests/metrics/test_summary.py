@@ -207,12 +207,3 @@ def test_always_and_never(logits, labels, task, rule, always, never):
     found = watch(np.array(logits), np.array(labels), "abcd"[: len(labels[0])], task, rule)
     assert ("".join(found.always), "".join(found.never)) == (always, never)
     assert len(found.warnings()) == bool(always) + bool(never)
-
-
-def test_what_is_said_names_a_few_and_counts_the_rest():
-    labels, names = np.stack([np.zeros(10), np.ones(10)]), tuple(f"c{k}" for k in range(10))
-    found = watch(np.ones((2, 10)), labels, names, "multilabel")
-    assert found.rates["c9"] == 1.0
-    (line,) = found.warnings()
-    assert line.startswith("majority trap: c0, c1")
-    assert "c7 and 2 more predicted always (on every tile)" in line

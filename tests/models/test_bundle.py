@@ -123,20 +123,6 @@ def test_what_is_no_bundle_is_refused(tmp_path, files):
         assert "\n" not in str(caught.value)
 
 
-def test_a_network_of_three_bands_is_moved_by_near_infrared_through_radiometry_alone():
-    of = paper()
-    net = network(of)
-    pixels = torch.randint(2_000, 9_000, (2, 4, 40, 40), dtype=torch.int32).to(torch.uint16)
-    other = pixels.clone()
-    other[:, 3] = pixels[:, 3] * 2
-    with torch.inference_mode():
-        first, second = (net(of.preprocess()(x)) for x in (pixels, other))
-        x_BCHW = of.preprocess()(pixels)
-        x_BCHW[:, 3] += 1
-        assert torch.equal(net(x_BCHW), first)
-    assert not torch.allclose(first, second)
-
-
 # model.json, strictly
 
 
@@ -170,10 +156,6 @@ def test_json_comes_back_and_older_bundles_are_read():
     assert old.radiometry == Radiometry("stored")
 
 
-def grid(**changes):
-    return {"rgb": {"stride": 8.0, "centre": 4.0, "halo": None, **changes}}
-
-
 def stretch(low, high):
     return {"name": "percentile", "low": low, "high": high}
 
@@ -182,33 +164,18 @@ def stretch(low, high):
     ("changes", "said"),
     [
         ({"version": 2}, "version 2 of the bundle format; this satray reads 1"),
-        ({"version": None}, "version None of the bundle format"),
         ({"colour": "red"}, "colour: Unexpected keyword"),
-        ({"size": "32"}, "size: "),
         ({"mean": [1.0]}, r"mean: found \(1\.0,\), accepted: 3 numbers"),
         ({"mean": [1.0, 2.0, 10**400]}, r"mean\.2: "),
-        ({"std": [1.0, -1.0, 1.0]}, r"std\.1: "),
         ({"thresholds": [0.5]}, "thresholds: found .*, accepted: 2 numbers"),
         ({"bands": ["red", "green", "nir"]}, "bands: .*accepted: red, green, blue"),
         ({"classes": ["ship", "ship"]}, "classes: .*distinct"),
-        ({"classes": []}, "classes: "),
         ({"task": "binary"}, "one for a binary task"),
-        ({"task": "regression"}, "task: .*'binary', 'multilabel' or 'multiclass'"),
         ({"resize": 16}, "resize: found 16, accepted: 32 or up"),
-        ({"tile_shape": [0, 2]}, r"tile_shape\.0: "),
-        ({"resolution": -1.0}, "resolution: "),
-        ({"dropout": 1.0}, "dropout: "),
         ({"grids": {}}, "grids: .*accepted: rgb"),
-        ({"grids": {"rgb": {"stride": 8}}}, r"grids\.rgb\.centre: Field required"),
-        ({"grids": grid(stride=0)}, r"grids\.rgb\.stride: .*greater than 0"),
-        ({"grids": grid(halo=-1)}, r"grids\.rgb\.halo: "),
-        ({"variant": {"towers": []}}, r"variant\.towers: "),
         ({"units": [None]}, "units: .*accepted: 3 or none"),
         ({"units": [None, None, [0, 0, "m"]]}, "units: .*scales not 0"),
-        ({"trained_px": [{"crs": "EPSG:4326"}]}, r"trained_px\.0\.x: Field required"),
-        ({"radiometry": {"name": "dn16"}}, r"radiometry\.name: .*'stored', 'pil_compat' or"),
         ({"radiometry": {"name": "pil_compat"}}, "bands: .*accepted: red, green, blue, nir"),
-        ({"radiometry": {"name": "stored", "low": [1.0], "high": [2.0]}}, "accepted: 0 low"),
         ({"radiometry": stretch([1.0], [2.0])}, "accepted: 3 low, 3 high"),
         ({"radiometry": stretch([1, 2, 3], [2, 3, 2])}, "accepted: no low above its high"),
     ],

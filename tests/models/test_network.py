@@ -67,28 +67,6 @@ def test_parameters_and_a_frozen_backbone(name, classes, features, running, head
     assert count(network) == features + head
 
 
-@pytest.mark.parametrize(
-    ("name", "side", "shape"),
-    [
-        ("legacy_xception", 299, (2048, 10, 10)),
-        ("resnet18", 224, (512, 7, 7)),
-        ("resnet18", 299, (512, 10, 10)),
-        ("inception_v3", 299, (2048, 8, 8)),
-        ("mobilenetv2_100", 512, (1280, 16, 16)),
-        ("resnetv2_50", 299, (2048, 10, 10)),
-        ("simple_cnn", 64, (128, 8, 8)),
-        ("vit_tiny_patch16_224", 96, (192, 6, 6)),
-        ("swin_tiny_patch4_window7_224", 128, (768, 4, 4)),
-    ],
-)
-def test_feature_shapes(name, side, shape):
-    backbone = build(name, 3).eval()
-    with torch.inference_mode():
-        f = backbone(torch.zeros(1, 3, side, side))
-    assert f.shape[1:] == shape
-    assert backbone.dim == shape[0]
-
-
 def test_every_parameter_of_a_backbone_gets_a_gradient():
     # Else DistributedDataParallel waits for it. MobileNetV3 has a part after pooling.
     for name in ("simple_cnn", "mobilenetv3_small_050", "convnext_atto", "hrnet_w18_small"):
@@ -179,24 +157,11 @@ def test_a_tower_alone_and_no_block_of_that_name():
     assert all(p.requires_grad for p in network.parameters())
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "vit_tiny_patch16_224", "convnext_atto"])
-def test_drop_path_skips_branches_in_training_alone(backbone):
-    network = one_tower(backbone, drop_path=0.9)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.ones_(module.weight)  # timm starts the last of each block at zero
-    rates = [m.drop_prob for m in network.modules() if type(m).__name__ == "DropPath"]
-    assert rates == sorted(rates)
-    assert rates[-1] == pytest.approx(0.9)
-    x = torch.randn(2, 3, 64, 64)
+def test_frozen_parts_drop_no_path():
+    network, x = one_tower("vit_tiny_patch16_224", drop_path=0.9).train(), torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
-        network.eval()
-        assert torch.equal(network(x), network(x))
-        for module in network.train().modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.eval()
         assert not torch.equal(network(x), network(x))
-        network.set_trainable("head")  # frozen parts drop nothing
+        network.set_trainable("head")
         assert torch.equal(network(x), network(x))
 
 
@@ -231,22 +196,3 @@ def test_dense_head_takes_one_size_and_no_cam():
         network(torch.randn(2, 3, 64, 64))
     with pytest.raises(InputError, match="dense head mixes all cells"):
         network.cam_weights()
-
-
-@pytest.mark.parametrize("name", ["simple_cnn", "simple_cnn_dense"])
-def test_simple_cnn_overfits_a_batch_and_does_not_look_across_it(name):
-    network = Network(resolve(name), 1, size=32 if name.endswith("dense") else None).train()
-    x, y = torch.randn(8, 3, 32, 32), torch.arange(8).remainder(2)[:, None].float()
-    torch.testing.assert_close(network(x)[:1], network(x[:1]))
-    x[1::2, :, 10:14, 12:20] += 3  # a ship
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    loss = torch.tensor(1.0)
-    for _ in range(80):
-        if loss < 0.01:
-            break
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(x), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.01
-    assert ((network(x) > 0) == (y > 0)).all()

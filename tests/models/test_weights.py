@@ -3,7 +3,6 @@
 import functools
 import math
 import pickle
-import re
 
 import pytest
 import torch
@@ -191,21 +190,6 @@ def test_the_network_of_a_file_is_taken_and_named_where_there_is_one(taken, left
     assert line.endswith(f"w, its part {taken}* (15 others left out)")
 
 
-def test_names_that_timm_converts_are_converted():
-    """A ConvNeXt as its authors name it."""
-    source = randomised(build("convnext_atto", 3)).body.state_dict()
-    state = {}
-    for name, value in source.items():
-        name = re.sub(r"^stem\.", "downsample_layers.0.", name)
-        name = re.sub(r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1.", name)
-        name = re.sub(r"\.blocks\.(\d+)\.", r".\1.", name).replace("conv_dw", "dwconv")
-        state[name.replace("mlp.fc", "pwconv")] = value
-    for name in ("norm.weight", "norm.bias", "head.bias"):
-        state[name] = torch.ones(320)
-    state["head.weight"] = torch.ones(5, 320)
-    assert same(load(state, "convnext_atto")[0], source)
-
-
 def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
     state = dict(weights_of("resnet10t"))
     state.pop("layer4.0.conv1.weight")
@@ -215,12 +199,13 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded():
     before = {name: value.clone() for name, value in backbone.body.state_dict().items()}
     with pytest.raises(InputError) as caught:
         load_weights(Stored("w.pth", state), backbone, RGB)
-    assert str(caught.value) == (
-        "w.pth: does not fit resnet10t: 1 of its 70 tensors missing (layer4.0.conv1.weight); 5 "
-        "unexpected (extra0.weight, extra1.weight, extra2.weight and 2 more); 1 of another shape "
-        "(layer3.0.conv2.weight (1x2x3x3 for 256x256x3x3)); accepted: weights of this very "
-        "architecture (its head apart), or another variant"
-    )
+    for said in (
+        "1 of its 70 tensors missing (layer4.0.conv1.weight)",
+        "5 unexpected (extra0.weight",
+        "and 2 more)",
+        "1 of another shape (layer3.0.conv2.weight (1x2x3x3 for 256x256x3x3))",
+    ):
+        assert said in str(caught.value)
     assert same(backbone, before)
 
 
@@ -251,16 +236,6 @@ def test_numbers_that_are_no_weights_are_refused():
     ):
         with pytest.raises(InputError, match=f"^w: {name} .*holds no finite numbers"):
             load(source | {name: value}, "resnet10t")
-
-
-def test_half_precision_and_sparse_weights_are_widened(tmp_path):
-    source = weights_of("simple_cnn")
-    state = {name: value.half() for name, value in source.items()}
-    state["block2.0.weight"] = source["block2.0.weight"].to_sparse()
-    torch.save(state, tmp_path / "w.pth")
-    backbone, _ = load(read(tmp_path / "w.pth"))
-    assert all(p.dtype == torch.float32 for p in backbone.parameters())
-    assert same(backbone, {n: v.half().float() for n, v in source.items() if "block2.0" not in n})
 
 
 # -- towers
@@ -324,20 +299,36 @@ def stem(bands=3):
 
 
 @pytest.mark.parametrize("how", ["kaiming", "zero"])
-@pytest.mark.parametrize("bands", [RGBN, ("blue", "green", "red", "nir"), ("nir", *RGB)])
-def test_rgb_weights_are_kept_bit_for_bit_by_name(how, bands):
-    w = stem()
+@pytest.mark.parametrize(
+    ("bands", "stored", "channels"),
+    [
+        (RGBN, 3, (0, 1, 2, None)),
+        (("nir", "blue", "green", "red"), 3, (None, 2, 1, 0)),
+        (("blue", "green", "red"), 3, (2, 1, 0)),
+        (("nir",) * 3, 3, (0, 1, 2)),  # as many, of other names: as they are
+        (("nir", "red", "green"), 3, (0, 1, 2)),
+        (RGBN, 4, (0, 1, 2, 3)),
+        (SENTINEL2[::-1], 13, range(12, -1, -1)),
+        (tuple(f"b{n}" for n in range(13)), 13, range(13)),
+        (RGBN, 13, (3, 2, 1, 7)),
+        (("swir16", "vv"), 13, (11, None)),
+    ],
+)
+def test_weights_are_kept_bit_for_bit_by_name_and_what_they_lack_is_filled(
+    bands, stored, channels, how
+):
+    w = stem(stored)
     adapted = adapt_first_conv(w, bands, how)
-    for channel, band in enumerate(RGB):
-        assert torch.equal(adapted[:, bands.index(band)], w[:, channel])
-    nir = adapted[:, bands.index("nir")]
-    if how == "zero":
-        assert not nir.any()
-    else:  # the report's: fan-in of the NIR part alone
-        assert nir.std() == pytest.approx(math.sqrt(2 / 49), rel=0.05)
+    for place, channel in enumerate(channels):
+        if channel is not None:
+            assert torch.equal(adapted[:, place], w[:, channel])
+        elif how == "zero":
+            assert not adapted[:, place].any()
+        else:  # the report's: fan-in of the NIR part alone
+            assert adapted[:, place].std() == pytest.approx(math.sqrt(2 / 49), rel=0.05)
 
 
-def test_copy_is_timms_and_mean_keeps_the_sum_over_channels():
+def test_copy_is_timms_mean_keeps_the_sum_over_channels_and_names_decide():
     w = stem()
     for n in (1, 2, 4, 5, 8):
         bands = (*RGBN, "swir16", "swir22", "pan", "coastal")[:n]
@@ -346,45 +337,14 @@ def test_copy_is_timms_and_mean_keeps_the_sum_over_channels():
     torch.testing.assert_close(adapted[:, 3], w.mean(1) * 0.75)
     torch.testing.assert_close(adapted[:, :3], w * 0.75)
     torch.testing.assert_close(adapt_first_conv(w, ("pan",), "mean")[:, 0], w.sum(1))
-
-
-@pytest.mark.parametrize(
-    ("bands", "order"),
-    [
-        (("nir",) * 3, (0, 1, 2)),
-        (("nir", "red", "green"), (0, 1, 2)),
-        (RGB, (0, 1, 2)),
-        (("blue", "green", "red"), (2, 1, 0)),
-    ],
-)
-def test_three_bands_take_rgb_by_name_or_as_they_are(bands, order):
-    w = stem()
-    assert torch.equal(adapt_first_conv(w, bands, "kaiming"), w[:, list(order)])
-
-
-@pytest.mark.parametrize(
-    ("bands", "how", "channels"),
-    [
-        (SENTINEL2[::-1], "kaiming", range(12, -1, -1)),
-        (tuple(f"b{n}" for n in range(13)), "kaiming", range(13)),  # nobody knows better
-        (RGBN, "kaiming", (3, 2, 1, 7)),
-        (("swir16", "nir", "red"), "zero", (11, 7, 3)),
-        (RGBN, "in_place", (0, 1, 2, 3)),
-    ],
-)
-def test_weights_for_thirteen_bands_meet_sentinel_2s_by_name(bands, how, channels):
-    w = stem(13)
-    assert torch.equal(adapt_first_conv(w, bands, how), w[:, list(channels)])
-    adapted = adapt_first_conv(w, ("red", "vv"), "mean")  # what they lack is filled
-    torch.testing.assert_close(adapted[:, 0], w[:, 3] * 6.5)
-    torch.testing.assert_close(adapted[:, 1], w.mean(1) * 6.5)
-
-
-def test_weights_for_as_many_bands_are_taken_as_they_are():
-    w = stem(4)
-    assert torch.equal(adapt_first_conv(w, RGBN, "mean"), w)
-    swapped = adapt_first_conv(w, RGBN, "mean", stored_bands=("nir", *RGB))  # but not if named
-    assert torch.equal(swapped, w[:, [1, 2, 3, 0]])
+    wide = stem(13)
+    adapted = adapt_first_conv(wide, ("red", "vv"), "mean")
+    torch.testing.assert_close(adapted[:, 0], wide[:, 3] * 6.5)
+    torch.testing.assert_close(adapted[:, 1], wide.mean(1) * 6.5)
+    assert torch.equal(adapt_first_conv(wide, RGBN, "in_place"), wide[:, :4])
+    four = stem(4)
+    swapped = adapt_first_conv(four, RGBN, "mean", stored_bands=("nir", *RGB))
+    assert torch.equal(swapped, four[:, [1, 2, 3, 0]])
 
 
 def test_what_cannot_be_adapted():
@@ -394,26 +354,3 @@ def test_what_cannot_be_adapted():
         adapt_first_conv(stem(), ("vv", "vh"), "zero")
     with pytest.raises(InputError, match=r"^w: weights: the first convolution takes 4 bands"):
         load(build("resnet10t", 4).body.state_dict(), "resnet10t")
-
-
-def test_zero_gives_the_rgb_networks_outputs():
-    rgb, four = (Network(resolve(name), 2).eval() for name in ("single3", "single4"))
-    state = rgb.backbones()["rgb"].body.state_dict()
-    load_weights(Stored("w", state), four.backbones()["all"], RGBN, "zero")
-    four.head.load_state_dict(rgb.head.state_dict())
-    x = torch.randn(2, 4, 64, 64)
-    with torch.inference_mode():
-        torch.testing.assert_close(four(x), rgb(x[:, :3]))
-
-
-@pytest.mark.parametrize(
-    "name", ["mobilenetv2_100", "inception_v3", "legacy_xception", "resnetv2_50"]
-)
-def test_four_bands_keep_what_three_were_taught(name):
-    state = weights_of(name)
-    backbone, line = load(state, name, ("blue", "green", "red", "nir"))
-    first = f"{backbone.first_conv}.weight"
-    adapted = backbone.body.state_dict()[first]
-    assert torch.equal(adapted[:, :3], state[first].flip(1))
-    assert not torch.equal(adapted[:, 3], adapted[:, 0])
-    assert "left out" not in line

@@ -1,6 +1,5 @@
 """What users get wrong: one line that says what and what is accepted, status 2, nothing written."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,9 @@ import pytest
 from data.hostile import tiff
 
 from satray.config.prepare import PrepareRecipe
-from satray.config.score import EvaluateRecipe, ScoreRecipe
 from satray.config.train import TrainRecipe
 from satray.data import prepare
-from satray.evaluate import job as evaluate
 from satray.runs.job import Job, main
-from satray.score import job as score
 from satray.storage import forget_connections
 from satray.train import job as train
 
@@ -25,8 +21,6 @@ PREPARE = Job(
     "prepare", PrepareRecipe, prepare.read, prepare.plan, prepare.work, ray=prepare.takes_ray
 )
 TRAIN = Job("train", TrainRecipe, train.read, train.plan, train.work)
-EVALUATE = Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluate.work)
-SCORE = Job("score", ScoreRecipe, score.read, score.plan, score.work)
 
 
 def archive(folder: Path, tiles: int = 12) -> Path:
@@ -90,15 +84,3 @@ def test_train(world, tmp_path, capfd) -> None:
     ]
     for arguments, says in cases:
         check_refused(capfd, TRAIN, arguments, out, says)
-
-
-def test_bundles_that_are_none(world, tmp_path, capfd) -> None:
-    out = tmp_path / "out"
-    (tmp_path / "fake").mkdir()
-    (tmp_path / "fake" / "model.json").write_text(json.dumps({"version": 1}))
-    (tmp_path / "fake" / "model.safetensors").write_bytes(b"0")
-    for bundle in (world["index"], f"{tmp_path}/fake", f"{tmp_path}/absent"):
-        arguments = [f"bundle={bundle}", f"index={world['index']}"]
-        check_refused(capfd, EVALUATE, arguments, out, "bundle|model.json")
-        arguments = [f"bundle={bundle}", f"tiles={world['root']}/tiles"]
-        check_refused(capfd, SCORE, arguments, out, "bundle|model.json")

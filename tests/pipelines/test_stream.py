@@ -1,11 +1,10 @@
 """The streaming room on a real Ray: every row once, in the promised order, errors as data."""
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from data.tile_archive import BAD, check_batch, source_of, write_tiles
+from data.tile_archive import check_batch, source_of, write_tiles
 
 from satray.data.order import TrainOrder, WholeOrder, copies
 
@@ -54,15 +53,6 @@ def test_each_execution_is_the_next_pseudo_epoch(stream, folder):
         assert times.max() >= 1
 
 
-def test_unreadable_tiles_are_rows_with_a_reason(stream, folder):
-    train = source_of(folder)
-    dataset = stream.tile_dataset(train, WholeOrder(len(train)), batch=16)
-    rows, _, errors = collect(stream, dataset, train, 16)
-    assert sorted(np.concatenate(rows)) == list(range(len(train)))
-    assert sorted(int(train.slots[row]) for row in errors) == sorted(BAD)
-    assert all(errors.values())
-
-
 def test_two_workers_together_get_what_one_gets(stream, folder):
     train = source_of(folder)
     order = TrainOrder(len(train), (32, 64), seed=5, shuffle=True)
@@ -80,14 +70,3 @@ def test_padded_validation_loses_nothing(stream, folder):
     dataset = stream.tile_dataset(val, WholeOrder(len(val), 2), batch=4, workers=2)
     got = collect_both(stream, dataset.streaming_split(2, equal=True), val, 4)
     assert {int(row) for rank in got for rows in rank for row in rows} == set(range(len(val)))
-
-
-def test_the_second_pass_comes_from_the_cache(stream, tmp_path):
-    folder = write_tiles(tmp_path / "tiles")
-    train = source_of(folder, cache_folder=tmp_path / "cache")
-    order = TrainOrder(len(train), (len(train), 2 * len(train)), seed=1, shuffle=True)
-    dataset = stream.tile_dataset(train, order, batch=8)
-    collect(stream, dataset, train, 8, pseudo_epoch=0)
-    shutil.rmtree(folder)
-    _, _, errors = collect(stream, dataset, train, 8, pseudo_epoch=1)
-    assert len(errors) == 2

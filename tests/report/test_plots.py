@@ -3,11 +3,9 @@
 import io
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from satray.report.curves import curves
-from satray.report.style import most_frequent, short
 from satray.report.tiles import GAP, SIDE, overlaid, shrunk, stretched, thumbnail
 
 NAN = float("nan")
@@ -33,22 +31,6 @@ def test_curves_draw_the_same_each_time() -> None:
     assert Image.open(io.BytesIO(plain)).width == 768
     assert curves(rows(5), "map", *rest) == plain  # the same figures, the same bytes
     assert curves(rows(1), "accuracy", "one row", None, [(1, 0.1)], [(0, 0)]) != plain
-
-
-def test_curves_mark_stages_that_no_evaluation_ended_in(monkeypatch) -> None:
-    made = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, sink, **_: made.append(self))
-    curves(rows(2), "map", "t", None, [(1, 0.1)], [(0, 0), (120, 1), (150, 2), (190, 3)])
-    texts = {t.get_text().strip(): t.get_position()[0] for axis in made[0].axes for t in axis.texts}
-    assert texts == {"stage 2": 120, "stage 3": 150, "stage 4": 190}
-
-
-def test_names_and_classes_are_cut_to_what_fits() -> None:
-    assert short("ship") == "ship"
-    long = short("a" * 30 + "z" * 30, 11)
-    assert (len(long), long[0], long[-1]) == (11, "a", "z")
-    assert most_frequent([5, 0, 9, 9], 2) == [2, 3]
-    assert most_frequent([1, 1], 5) == [0, 1]
 
 
 def test_stretch_maps_limits_to_black_and_white() -> None:

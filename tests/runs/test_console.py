@@ -95,13 +95,6 @@ def test_a_reader_that_has_gone_ends_no_work(tmp_path):
     assert (tmp_path / "out" / "z").exists()
 
 
-def test_on_a_terminal_progress_stands_below_what_is_said(tmp_path):
-    terminal, screen = os.openpty()
-    run("run.progress('a third'); run.say('note'); run.progress('half')", tmp_path, screen=screen)
-    shown = os.read(terminal, 10_000).decode()
-    assert shown.startswith("a third\r\x1b[Knote\r\na third\r\x1b[Khalf\r\x1b[Kworked\r\n")
-
-
 @pytest.mark.s3
 def test_the_log_of_a_run_in_a_store_is_brought_there_or_named_where_it_is(s3, tmp_path):
     out = join(s3.bucket(), "out")

@@ -1,6 +1,5 @@
 """The frame of a job: run ids, resuming, refusing, exit statuses. No Ray."""
 
-import contextlib
 import dataclasses
 import subprocess
 import sys
@@ -205,20 +204,6 @@ def test_a_job_says_by_what_it_read_whether_it_takes_ray(
     counter.job = dataclasses.replace(counter.job, ray=wants)
     assert run(counter, *f"resources.ray={asked}".split()) == status
     assert counter.ray == up
-
-
-def test_workers_are_asked_for_only_where_the_job_takes_them(counter: Counter, monkeypatch) -> None:
-    asked = []
-
-    def start(resources, *, dashboard, **_):
-        asked.append((resources.workers, resources.read_tasks, dashboard))
-        return contextlib.nullcontext()
-
-    monkeypatch.setattr(satray.cluster, "start", start)
-    wanted = ["text=a.txt", "resources.workers=9", "resources.read_tasks=3"]
-    alone = dataclasses.replace(counter.job, workers=False, dashboard=lambda recipe, _: True)
-    assert main(counter.job, [*wanted, "out=many"]) == main(alone, [*wanted, "out=one"]) == 0
-    assert asked == [(9, 3, False), (1, 3, True)]
 
 
 @pytest.mark.parametrize(("left", "up"), [("one", False), ("one two three four", True)])

@@ -16,12 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from fault_proxy import FaultProxy
-from obstore.exceptions import GenericError
 
 from satray.config.base import StorageOptions
 from satray.errors import InputError, SatrayError
 from satray.storage import Storage, forget_connections, objects
-from satray.storage.errors import in_one_line
 
 STORE = Storage()
 DATED = {"Last-Modified": "Sun, 22 Nov 2026 04:22:00 GMT", "ETag": '"e"'}
@@ -193,19 +191,6 @@ def test_a_store_that_stays_broken_is_no_input_error(script, monkeypatch):
     assert len(script.requests) == 3
 
 
-def test_a_store_without_credentials_is_an_input_error():
-    """As obstore says it of Google's and Azure's, of no answer and of one by another."""
-    said = (
-        "Generic GCS error: Error performing token request: Error performing GET http://metadata/"
-    )
-    for more in ("", ", after 8 retries: Server returned error response with status code: 403"):
-        with (
-            pytest.raises(InputError, match=r"^gs://b/x: no credentials for this store"),
-            in_one_line("gs://b/x"),
-        ):
-            raise GenericError(said + more)
-
-
 def test_an_endpoint_of_the_environment_is_a_url(monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
@@ -338,28 +323,3 @@ def test_a_profile_has_its_endpoint_and_keys_do_not_travel(s3, aws, prefix, tmp_
         assert s3.secret_key.encode() not in packed
         assert s3.access_key.encode() not in packed
     assert pickle.loads(pickle.dumps(store)).read(f"{prefix}/x") == b"x"
-
-
-@pytest.mark.s3
-def test_option_beats_variable(s3, aws, prefix):
-    aws.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    Storage(StorageOptions(endpoint=s3.endpoint)).write(f"{prefix}/x", b"x")
-    aws.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint)
-    assert STORE.read(f"{prefix}/x") == b"x"
-
-
-@pytest.mark.s3
-@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
-def test_gdal_opens_windows_by_the_same_chain(s3, prefix):
-    import numpy as np
-    import rasterio
-    from rasterio.io import MemoryFile
-
-    pixels_HW = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
-    with MemoryFile() as memory:
-        with memory.open(driver="GTiff", width=64, height=64, count=1, dtype="uint16") as raster:
-            raster.write(pixels_HW, 1)
-        STORE.write(f"{prefix}/a scene.tif", memory.read())
-    with STORE.gdal_env(), rasterio.open(f"{prefix}/a scene.tif") as raster:
-        window_HW = raster.read(1, window=((8, 16), (4, 20)))
-    np.testing.assert_array_equal(window_HW, pixels_HW[8:16, 4:20])

@@ -138,19 +138,6 @@ def test_a_failure_ends_in_one_line_and_leaves_its_evidence(
     assert (outcome.status, outcome.summary, document["passed"]) == (1, (), False)
 
 
-def test_the_recipes_loss_is_what_is_checked(small_archive, tmp_path):
-    """The first loss is that of weighted positives, or of a focal loss."""
-    once = {"check": {"steps": 1}, "stages": at(1e-6)}
-    plain, weighted, focal = (
-        checked(small_archive, tmp_path / str(number), loss=loss, **once)[1]["evidence"]["main"][
-            "losses"
-        ][0]
-        for number, loss in enumerate(({}, {"positive_weight": 50.0}, {"name": "focal"}))
-    )
-    assert weighted > 3 * plain
-    assert focal < plain / 2
-
-
 def test_what_it_needs_is_refused_and_only_that(small_archive, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(InputError, match=r"batch=1: .* at least 2"):

@@ -65,13 +65,6 @@ def test_the_newest_state_and_the_best_weights_stay(tmp_path, states):
     assert len(STORAGE.list(state)) == 2
 
 
-def test_with_snapshots_a_run_is_done_after_their_means_evaluation(tmp_path, states):
-    plan = plan_training(GIVEN, ROWS, 1)
-    for number in (1, 2, 3):
-        write(str(tmp_path), (replace(states[0], pseudo_epoch=number), None))
-        assert is_done(STORAGE, str(tmp_path), plan) == (number == 3)
-
-
 def test_weights_whose_state_was_not_written_any_more_do_not_count(tmp_path, states):
     state, elsewhere = str(tmp_path / "one"), str(tmp_path / "other")
     write(state, (states[0], kept(map=0.1)))

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import time
 
 import numpy as np
 import pytest
@@ -26,14 +25,12 @@ from train.tiny_training import (
     weights,
 )
 
-from satray.config.train import OptimizerOptions, ScheduleOptions, TowerOptions, VariantOptions
-from satray.data.augment import Augment
+from satray.config.train import OptimizerOptions, TowerOptions, VariantOptions
 from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics, flat
 from satray.models.network import Network
 from satray.train.loop import MovingAverage, renew_statistics
 from satray.train.optim import set_dropout
-from satray.train.plan import plan_training
 from satray.train.step import Inputs
 
 
@@ -82,6 +79,8 @@ def test_it_learns_and_reports(task, classes):
     whole = flat(compute_metrics(found.logits_NK, found.labels_NK, classes, task))
     assert {name: last[name] for name in whole} == whole
     assert last["val_loss"] == pytest.approx(whole["log_loss"], abs=1e-6)
+    half = run(recipe(stage(1)), tiny_net(classes=count), bf16=True, **shapes)
+    assert half.seen[-1].logits_NK.dtype == np.float32
 
 
 def test_the_same_seed_gives_the_same_history_and_leaves_the_callers_draws_alone():
@@ -156,21 +155,6 @@ def test_only_what_a_stage_trains_changes(backbone, layer_decay):
     for (before, now), blocks in zip(itertools.pairwise(after), trained, strict=True):
         inside = ("head.", *(f"towers.rgb.body.{block}." for block in blocks))
         assert changed(before, now) == {name for name in first if name.startswith(inside)}
-
-
-def test_rate_and_place_are_the_plans():
-    cycled = ScheduleOptions(name="one_cycle", cycle_momentum=True)
-    deeper = stage(1.3, trainable="block4", layer_decay=0.5)
-    given = recipe(stage(0.7, 0.02), deeper.model_copy(update={"schedule": cycled}))
-    plan, done = plan_training(given, ROWS, 1), run(given, network("simple_cnn"))
-    for state, row, step in zip(done.states, done.rows, (2, 5), strict=True):
-        groups = state.optimizer["param_groups"]
-        shares = sorted({group["lr"] / plan.learning_rate(step) for group in groups})
-        assert shares == pytest.approx([0.25, 0.5, 1])  # blocks 4 and 5, and the head
-        assert {group["betas"][0] for group in groups} == {plan.momentum(step)}
-        assert row["learning_rate"] == plan.learning_rate(step)
-        place = (row["samples_seen"], row["stage"], row["stage_began"])
-        assert place == (8 * (step + 1), 1, 16)
 
 
 @pytest.mark.parametrize("head", ["linear", "dense"])
@@ -267,42 +251,6 @@ def test_a_step_that_is_not_finite_is_left_out():
 
 
 # What it is told, and what it is given
-
-
-def test_progress_is_told():
-    told, net = [], tiny_net()
-    net.first.register_forward_pre_hook(lambda *_: time.sleep(0.4))
-    run(recipe(stage(1)), net, progress=told.append)
-    now = told[-1]
-    assert (now["pseudo_epoch"], now["step"] in (2, 3)) == (0, True)
-    assert 0 < now["images_per_second"] < 20
-    assert math.isfinite(now["loss"])
-
-
-def test_the_majority_trap_is_in_the_row():
-    net = tiny_net()
-    net.head.bias.data = torch.tensor([-50.0, 50.0])
-    (row,) = run(recipe(stage(1, rate=1e-6)), net).rows
-    assert row["classes_never"] == row["classes_always"] == 1
-    assert (row["ppr_bright"], row["ppr_dark"]) == (0, 1)
-
-
-def test_deterministic_and_bf16_run():
-    done = run(recipe(stage(1), deterministic=True), tiny_net(), bf16=True)
-    assert math.isfinite(done.rows[0]["val_loss"])
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert next(done.net.parameters()).dtype == torch.float32
-    assert done.seen[0].logits_NK.dtype == np.float32
-
-
-def test_augmentation_takes_part_and_views_come_again():
-    anew, cycled = (
-        run(recipe(stage(2), augment={"views": views}), tiny_net()).rows for views in (None, 1)
-    )
-    assert anew[0]["train_loss"] == cycled[0]["train_loss"]  # its first is view 0
-    assert anew[1]["train_loss"] != cycled[1]["train_loss"]
-    plain = run(recipe(stage(1)), tiny_net(), augment=Augment(8, "none", "centre"))
-    assert plain.rows[0]["train_loss"] != anew[0]["train_loss"]
 
 
 def test_validation_flipped_by_chance_is_of_the_tile_or_of_its_mirror_image():

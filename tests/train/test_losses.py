@@ -96,13 +96,11 @@ def test_sigmoid_losses_by_the_papers_formulas(ours, theirs):
         torch.testing.assert_close(ours(logits, labels), theirs(logits.sigmoid(), labels))
 
 
-def test_softmax_focal_by_the_papers_formula_and_the_margin_lets_off():
+def test_softmax_focal_by_the_papers_formula():
     logits, _ = material(classes=4, rows=6)
     p = logits.softmax(dim=1)[torch.arange(6), KINDS]
     found = loss("multiclass", name="focal", gamma=2.0)(logits, one_hot(KINDS, 4))
     torch.testing.assert_close(found, -((1 - p) ** 2.0) * p.log())
-    easy = torch.logit(torch.tensor([[0.04, 0.049]]))
-    assert asymmetric(1, 1, 0.05)(easy, torch.zeros(1, 2)).item() == pytest.approx(0, abs=1e-12)
 
 
 @settings(max_examples=40, deadline=None)

@@ -23,8 +23,6 @@ from satray.train.setup import set_up
 
 RANGE = {"lowest": 1e-5, "highest": 10.0, "steps": 20, "seeds": 2}
 ONCE = RANGE | {"seeds": 1}
-STILL = {"lowest": 1e-30, "highest": 1e-29, "steps": 20, "seeds": 1}
-"""Rates at which nothing is learnt: losses tell what the network is given."""
 RESNET = {"towers": [{"name": "all4", "backbone": "test_resnet", "bands": BANDS}]}
 PLAIN = {"flips": "none", "crop": "centre", "brightness": 0, "contrast": 0}
 
@@ -202,19 +200,6 @@ def test_the_same_seed_gives_the_same_curves_and_another_another(small_archive, 
     assert one != other
     assert one != second
     assert one[0] == pytest.approx(second[0], rel=0.5)
-
-
-def test_each_pass_over_the_tiles_is_augmented_anew(small_archive, tmp_path):
-    """With all 24 tiles in a batch and nothing learnt, only augmentation changes the loss."""
-    common = {"variant": RESNET, "batch": 24, "landscape": STILL, "precision": "fp32"}
-    for name, changes, different in (
-        ("views", {"flips": "d4", "views": 1}, 1),
-        ("flips", {"flips": "d4"}, STILL["steps"]),
-        ("mixup", {"mixup": 0.3}, STILL["steps"]),
-    ):
-        augment = PLAIN | changes
-        (found,) = losses_of(small_archive, tmp_path / name, augment=augment, **common)
-        assert len({round(loss, 6) for loss in found}) == different, name
 
 
 def test_it_sweeps_as_the_recipe_would_train(small_archive, tmp_path):

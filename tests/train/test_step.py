@@ -2,8 +2,6 @@
 
 import copy
 import math
-import os
-import random
 
 import numpy as np
 import pytest
@@ -15,8 +13,8 @@ from satray.data.augment import Augment
 from satray.data.order import samples
 from satray.train.losses import make_loss
 from satray.train.optim import make_optimizer, parameter_groups
-from satray.train.process import begin, takes_bf16
-from satray.train.step import AugmentedTiles, Inputs, TrainStep, inputs_of, train_input
+from satray.train.process import takes_bf16
+from satray.train.step import AugmentedTiles, Inputs, TrainStep, train_input
 
 LOSS = make_loss(LossOptions(), "multilabel")
 
@@ -95,19 +93,6 @@ def test_a_step_that_teaches_nothing_leaves_no_trace(name, bad, after):
     equal(weights(nets[0]), weights(nets[1]))
 
 
-def test_readable_tiles_stand_in_for_the_others():
-    batch = {
-        "pixels": np.arange(4, dtype=np.uint16)[:, None, None, None],
-        "labels": np.eye(4, 2, dtype=np.uint8),
-        "row": np.array([7, 5, 3, 1]),
-        "valid": np.array([False, True, True, False]),
-    }
-    made = inputs_of(batch, lambda stored, *_: stored.float(), torch.device("cpu"))
-    assert made.x_BCSS.flatten().tolist() == [1, 1, 2, 2]
-    assert made.weight_B.tolist() == [0, 1, 1, 0]
-    assert made.rows.tolist() == [7, 5, 3, 1]
-
-
 def test_a_copy_in_a_pseudo_epoch_has_its_view():
     """`augment.views`: so many draws a tile, which then come again."""
     rows, copies = np.array([3, 1, 3, 0, 3]), np.array([0, 0, 1, 0, 2])
@@ -145,15 +130,3 @@ def test_auto_is_bf16_where_the_device_computes_in_it(
     )
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     assert takes_bf16(precision, torch.device(device)) is expected
-
-
-def test_a_process_begins_with_all_generators_seeded(monkeypatch):
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    drawn = []
-    for seed in (3, 3, 4):
-        begin(seed)
-        drawn.append((random.random(), np.random.random(), torch.rand(1).item()))
-    assert drawn[0] == drawn[1]
-    assert all(a != b for a, b in zip(drawn[0], drawn[2], strict=True))
-    begin(3, deterministic=True)
-    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"

@@ -2,13 +2,11 @@
 
 import math
 
-import numpy as np
 import pytest
 from train.small_archive import make_run
 
 from satray.config.train import TrainRecipe
 from satray.errors import InputError, TrainingError
-from satray.metrics.summary import compute_metrics, flat
 from satray.train import tracking
 
 LOSSES = [(100, 1.0), (200, 0.5), (300, 1 / 3)]
@@ -65,14 +63,6 @@ def mine(client, run):
 def logged(client, run, name="loss/train"):
     history = client.get_metric_history(mine(client, run).info.run_id, name)
     return [(m.step, m.value) for m in history]
-
-
-def test_figures_by_class_are_columns_and_groups_again():
-    logits = np.array([[2.0, 1, 0], [0, 3, 1], [1, 2, 4]])
-    for task in ("multilabel", "multiclass"):
-        found = compute_metrics(logits, np.eye(3), ["macro", "a_b", "c"], task)
-        flattened = flat(found)
-        assert tracking.nested(flattened) == found  # a class called macro is not the macro mean
 
 
 def test_a_run_that_was_stopped_goes_on_in_the_same_mlflow_run(client, tmp_path):
@@ -142,17 +132,6 @@ def test_a_server_that_is_not_there_ends_before_training(client, tmp_path, monke
     ):
         pytest.fail("training started")
     assert "\n" not in str(refused.value)
-
-
-def test_mlflow_must_be_installed_and_know_its_server(monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    tracking.check(recipe("tensorboard"))
-    monkeypatch.setattr(tracking, "find_spec", lambda name: object())
-    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI is not set"):
-        tracking.check(recipe())
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="not installed; accepted: tensorboard, none, or first"):
-        tracking.check(recipe())
 
 
 def test_class_names_become_metric_names_that_mlflow_takes(client):

@@ -7,10 +7,9 @@ import pytest
 import torch
 from by_hand import WORKERS
 from train.small_archive import generate, make_recipe, make_run
-from train.tiny_training import equal, timeless
 
 from satray.errors import InputError
-from satray.train import checkpoints, initial, worker
+from satray.train import initial, worker
 from satray.train.ray_train import fit as fit_on_ray
 from satray.train.setup import read
 
@@ -43,42 +42,6 @@ def test_small_work_without_a_gpu_is_done_here(
     monkeypatch.setattr(worker, "NVIDIA", str(tmp_path if gpu_there else tmp_path / "none"))
     recipe = make_recipe(archive, tmp_path, resources={"workers": 1, "gpus": "auto", **resources})
     assert worker.wants_ray(recipe, None) is expected
-
-
-def test_left_and_gone_on_with_is_uninterrupted(archive, tmp_path):
-    """Whatever process takes it up; unreadable tiles are known from all attempts.
-
-    Left after the first pseudo-epoch, and between the last and the evaluation of the mean.
-    """
-
-    def leave(message):
-        told.append(message)
-        if message["kind"] == "epoch" and message["row"]["pseudo_epoch"] != 1:
-            raise KeyboardInterrupt
-
-    average = {"swa": True}
-    whole, left = (prepared(archive, tmp_path / n, average=average) for n in ("whole", "left"))
-    worker.fit(*whole[:3], print)
-    told = []
-    for done in (1, 3):
-        with pytest.raises(KeyboardInterrupt):
-            worker.fit(*left[:3], leave)
-        assert checkpoints.find(left[1].storage, left[1].state)[0] == done
-    worker.fit(*left[:3], told.append)
-    one, other = (checkpoints.latest_of(run.storage, run.state) for _, run, _, _ in (whole, left))
-    equal(one.model, other.model)
-    equal(one.swa, other.swa)
-    assert one.averaged == other.averaged is not None
-    assert timeless(one.history) == timeless(other.history)
-    assert [row["unreadable"] for row in one.history] == [1, 1, 1]
-    for end in (one, other):
-        assert {split: list(rows) for split, rows in end.lost.items()} == {"train": [3], "val": [2]}
-    epochs = [each["row"]["pseudo_epoch"] for each in told if each["kind"] == "epoch"]
-    assert epochs == [0, 1, 2]
-    told.clear()
-    worker.fit(*left[:3], told.append)  # it is done
-    assert told == []
-    assert "training on 1 CPU worker, in this process" in left[3]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -18,9 +18,8 @@ from tune.feature_material import (
 
 from satray.errors import TrainingError
 from satray.storage import Storage
-from satray.train.plan import plan_training, train_order
-from satray.tune import head
-from satray.tune.head import CPU, HeadNetwork, HeadTrial, head_batches, step_all, val_batches
+from satray.train.plan import plan_training
+from satray.tune.head import HeadTrial, step_all
 
 LONGER = {**HEAD_STAGE, "pseudo_epochs": 4}
 CASES = {
@@ -79,46 +78,6 @@ def trial(archive, tmp_path_factory):
     return found, in_memory(found)
 
 
-@pytest.mark.parametrize("gathered", [1, 16 << 20])
-def test_batches_are_the_orders_rows_in_turn_with_their_views(trial, monkeypatch, gathered):
-    monkeypatch.setattr(head, "GATHERED", gathered)
-    made, (features, val) = trial
-    plan, (part,), seen = made.setup.plan, features.parts, {}
-    order = train_order(made.setup.recipe, plan, features.labels)
-    for pseudo_epoch in range(plan.pseudo_epochs):
-        found = list(head_batches(features, order, 8, CPU, pseudo_epoch))
-        assert [len(batch["row"]) for batch in found] == [8] * plan.steps_in(pseudo_epoch)
-        rows = np.concatenate([batch["row"] for batch in found])
-        assert rows.tolist() == order.rows(pseudo_epoch).tolist()
-        came: dict[int, int] = {}
-        for batch in found:
-            assert np.array_equal(batch["labels"], features.labels[batch["row"]])
-            assert np.array_equal(batch["valid"], features.valid[batch["row"]])
-            for row, copy, pixels in zip(
-                batch["row"].tolist(), batch["copy"], batch["pixels"], strict=True
-            ):
-                assert copy == came.get(row, 0)
-                came[row] = copy + 1
-                view = (pseudo_epoch + copy) % 3
-                assert np.array_equal(pixels, part[row, view])
-                seen.setdefault(row, set()).add(view)
-        assert max(came.values()) > 1, "a pseudo-epoch of more than the split repeats tiles"
-    assert all(views == {0, 1, 2} for views in seen.values())
-    once = list(val_batches(val, CPU))
-    assert len(once) == (11 if gathered == 1 else 1)
-    assert np.array_equal(np.concatenate([b["pixels"] for b in once]), val.parts[0][:, 0])
-    assert np.concatenate([batch["row"] for batch in once]).tolist() == list(range(11))
-
-
-def test_the_head_computes_in_fp32_under_autocast():
-    torch.manual_seed(0)
-    network, x = HeadNetwork(64, 3), torch.randn(5, 64)
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = network(x)
-    assert inside.dtype == torch.float32
-    assert torch.equal(inside, network(x))
-
-
 # As a trial
 
 
@@ -153,13 +112,6 @@ def test_it_trains_as_in_one_go_and_has_the_weights_of_its_last_evaluation(trial
     assert one.done
     assert figures(rows) == figures(whole)
     assert figures(rows_of(begun(trial, tmp_path))) == figures(whole)  # killed, it is as it was
-
-
-def test_a_loss_that_is_not_finite_is_said(trial, tmp_path) -> None:
-    made, _ = trial
-    plan = made.setup.plan.with_rates([1e36])
-    with pytest.raises(TrainingError, match="learning"):
-        rows_of(begun(trial, tmp_path, replace(made.setup, plan=plan)))
 
 
 # As one with others

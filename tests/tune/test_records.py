@@ -3,18 +3,13 @@
 import dataclasses
 import math
 
-import pytest
 from sweep_material import LOSS, MAP, record
 
 from satray.runs.run import Run
 from satray.storage import Storage, join
 from satray.tune.records import (
-    FAILURES,
-    Metric,
     TrialLog,
     TrialRecord,
-    curve_row,
-    label,
     ranked,
     trial_folder,
     trial_id,
@@ -55,45 +50,12 @@ def test_records_survive_json() -> None:
     assert dataclasses.replace(again, curve=()) == dataclasses.replace(one, curve=())
 
 
-def test_a_row_of_the_curve_keeps_what_is_compared() -> None:
-    epoch = {"samples_seen": 640, "learning_rate": 0.1, "train_loss": 1, "val_loss": 2, "map": 0.5,
-             "ap_ship": 0.4, "seconds_data": 1.0, "auc": NAN}  # fmt: skip
-    row = curve_row(epoch, LOSS)
-    assert set(row) == {"samples", "learning_rate", "train_loss", "val_loss", "map", "auc"}
-    assert (row["samples"], LOSS.of(row)) == (640, 2)
-    assert Metric("accuracy").worth(NAN) == -math.inf
-
-
 def test_the_same_configuration_is_the_same_trial() -> None:
     one = {"variant": "single3", "stages.0.learning_rate": 1.0}
     assert trial_id(one) == trial_id({"stages.0.learning_rate": 1, "variant": "single3"})
     assert trial_id(one) == "e48ef2124f20"  # a log of an earlier version is read with these
     assert len({trial_id(one), trial_id({**one, "seed": 0}), trial_id({})}) == 3
     assert trial_id({"shuffle": True}) != trial_id({"shuffle": 1})
-
-
-@pytest.mark.parametrize(
-    ("configuration", "said"),
-    [
-        (
-            {"variant": "single3", "stages.0.learning_rate": 1e-3,
-             "stages.0.schedule.name": "one_cycle"},
-            "single3 1.0e-3 one_cycle",
-        ),
-        ({"stages.0.learning_rate": 0.0316, "stages.0.schedule.cycle": 2.5}, "3.2e-2 cycle 2.5"),
-        (
-            {"stages.0.learning_rate": 1e-3, "stages.1.learning_rate": 1e-4},
-            "[0] 1.0e-3 [1] 1.0e-4",
-        ),
-        ({"variant": {"towers": [{"name": "a", "backbone": "resnet34"}]}}, "resnet34"),
-        ({"dropout": 0.5, "shuffle": False, "batch": 64}, "dropout 0.5 shuffle false batch 64"),
-        ({"stages.0.schedule.name": "step", "stages.0.schedule.step": 3.33}, "step every 3.33"),
-        ({"stages.0.learning_rate": "auto"}, "auto"),
-        ({}, "base"),
-    ],
-)  # fmt: skip
-def test_labels(configuration, said: str) -> None:
-    assert label(configuration) == said
 
 
 class Opened(TrialLog):
@@ -159,20 +121,3 @@ def test_of_ended_backbones_only_the_best_keeps_its_checkpoints(tmp_path) -> Non
     more.go(9, regime="backbone", status="failed", keep=False)
     more.refuse({"batch": 10}, "no")
     assert storage.exists(files[1])
-
-
-def test_the_line_says_where_the_sweep_stands_and_failures_are_told_a_few_times(tmp_path) -> None:
-    log = Opened(tmp_path)
-    log.begin({"batch": 8}, "head", 0)
-    log.evaluated(trial_id({"batch": 8}), [], [])
-    assert log.shown == "0 of 10 trials (1 running)"
-    log.go(9, 0.4, 0.5)
-    assert log.shown == "1 of 10 trials (1 running), best mAP 0.5000 by batch 9"
-    log.go(10, status="failed")
-    log.go(11, 0.7, status="stopped")
-    said = "3 of 10 trials (1 running, 1 stopped, 1 failed), best mAP 0.7000 by batch 11"
-    assert (log.shown, Opened(tmp_path).line()) == (said, said.replace("1 running, ", ""))
-    for batch in range(20, 30):
-        log.go(batch, status="failed")
-    assert len(log.said) == FAILURES
-    assert "(batch 10) failed: no memory" in log.said[0]

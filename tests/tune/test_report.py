@@ -1,11 +1,9 @@
 """What a sweep shows: tables, pictures, and a page that is safe against names."""
 
 import io
-import math
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from page_checker import checked
 from PIL import Image
 from sweep_material import LOSS, MAP, record, sweep
@@ -15,7 +13,6 @@ from satray.runs.run import Run
 from satray.storage import Storage
 from satray.tune import plots
 from satray.tune.report import (
-    LINES,
     best_lines,
     best_record,
     curves,
@@ -23,7 +20,6 @@ from satray.tune.report import (
     edge_lines,
     leaderboard,
     publish,
-    table_lines,
 )
 from satray.tune.space import Space
 
@@ -98,21 +94,6 @@ def test_a_best_at_the_end_of_a_range_is_told() -> None:
     assert len(edge_lines(space, record({"variant": "a", RATE: 1e-2}, 0.5))) == 1
 
 
-def test_the_table_at_the_end_is_aligned_and_short() -> None:
-    ones = [record({"variant": "single3" * (n % 3 + 1), "batch": n}, n / 40) for n in range(40)]
-    lines = table_lines([*ones, record({"batch": 99}, status="failed", reason="x")], MAP)
-    assert len(lines) == LINES + 2
-    assert lines[0].split() == ["trial", "configuration", "mAP", "best", "at", "seconds"]
-    assert (lines[1].split()[0], lines[1].split()[-3]) == ("1", "0.9750")
-    assert len({line.index("0.") for line in lines[1 : LINES + 1]}) == 1
-    assert max(map(len, lines)) <= 100
-    assert lines[-1] == "and 29 more: leaderboard.parquet"
-    few = table_lines([record({"batch": 1}, 0.5, metric=LOSS, status="stopped"),
-                       record({"batch": 2}, status="failed", reason="x")], LOSS)  # fmt: skip
-    assert few[1].endswith("stopped")
-    assert few[2].split()[1:5] == [record({"batch": 2}).id, "batch", "2", "–"]
-
-
 def test_the_page_of_the_default_sweep(tmp_path) -> None:
     done, records = sweep()
     done.notes["refitted: 0.9"] = None
@@ -177,56 +158,3 @@ def test_any_number_of_trials_is_drawn(count: int, metric) -> None:
         image = Image.open(io.BytesIO(data))
         image.load()
         assert (image.format, image.width) == ("PNG", width)
-
-
-@pytest.fixture
-def made(monkeypatch) -> list[Figure]:
-    """Figures in the order in which they were saved."""
-    found: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, sink, **_: found.append(self))
-    return found
-
-
-@pytest.mark.parametrize(("metric", "best"), [(MAP, 0.9), (LOSS, 0.1)])
-def test_the_best_trial_ends_at_the_top_and_stands_out(made, metric, best: float) -> None:
-    values = {1e-4: (0.1,), 1e-1: (0.9,), 1e-2: (0.5,), 1.0: ()}
-    ones = [record({"rate": rate}, *some, metric=metric) for rate, some in values.items()]
-    plots.parallel(ones, {"rate": "r"}, metric)
-    axis = made[0].axes[0]
-    lines = {line.get_ydata()[1]: line for line in axis.lines if list(line.get_xdata()) == [0, 1]}
-    assert len(lines) == 4
-    assert max(end for end in lines if math.isfinite(end)) == 1.0
-    assert lines[1.0].get_linewidth() == max(line.get_linewidth() for line in axis.lines)
-    words = {text.get_text(): text.xy for text in axis.texts}
-    assert words[f"{best:g}"] == (1, 1.0)
-    # numbers stand by the logarithms of their sizes
-    assert [words[name] for name in ("0.0001", "0.01", "1")] == [
-        (0, 0.0), (0, pytest.approx(0.5)), (0, 1.0),
-    ]  # fmt: skip
-
-
-def test_bad_losses_do_not_flatten_the_good(made) -> None:
-    losses = {1e-3: 0.1, 1e-2: 0.2, 0.1: 0.3, 1.0: 1e6}
-    ones = [record({"rate": rate}, loss, metric=LOSS) for rate, loss in losses.items()]
-    plots.rates(ones, "rate", "", "", LOSS)
-    plots.trial_curves(ones, LOSS)
-    assert all(figure.axes[0].get_ylim()[1] < 1 for figure in made)
-    (legend,) = made[1].legends
-    assert [text.get_text()[:6] for text in legend.get_texts()] == [
-        "0.1000", "0.2000", "0.3000", "100000",
-    ]  # fmt: skip
-
-
-def test_each_variant_has_a_panel_and_each_schedule_a_colour(made) -> None:
-    ones = [
-        record({"rate": rate, "variant": variant, "name": name}, 0.5)
-        for variant in "ab"
-        for rate in (0.1, 0.01)
-        for name in ("step", "cosine")
-    ]
-    plots.rates([*ones, record({"rate": "auto"}, 0.9)], "rate", "variant", "name", MAP)
-    shown = {axis.get_title(loc="left"): axis for axis in made[0].axes if axis.get_visible()}
-    assert list(shown) == ["a", "b", "–"]
-    assert [len(dots.get_offsets()) for dots in shown["a"].collections] == [2, 2]
-    (legend,) = made[0].legends
-    assert [text.get_text() for text in legend.get_texts()] == ["step", "cosine"]

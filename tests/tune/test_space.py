@@ -167,23 +167,13 @@ def test_a_value_without_a_range_keeps_the_axis_that_there_was() -> None:
     ("axes", "said"),
     [
         ({"batch": 8}, r"space\.batch=8: accepted: a list of values; .* belongs in base"),
-        ({"batch": []}, r"space\.batch=\[\]: accepted: a list of values"),
         ({"batch": [8, 8.0]}, r"space\.batch=\[8, 8.0\]: accepted: each value once"),
-        ({"batch": {"values": [8], "integer": [1, 2]}}, r"space\.batch=.*accepted: a list of val"),
-        ({"batch": {"values": [8], "wen": {}}}, r"space\.batch=.*accepted: a list of values"),
         ({"batch": {"integer": [8]}}, r"space\.batch\.integer=\[8\]: accepted: two whole numbers"),
-        ({"batch": {"integer": [1.5, 3]}}, "two whole numbers"),
         ({"dropout": {"uniform": [0.5, 0.5]}}, "low below high"),
-        ({"dropout": {"uniform": [True, 2]}}, "two numbers"),
-        ({"dropout": {"uniform": [0, float("inf")]}}, "two numbers"),
         ({"dropout": {"log_uniform": [0, 0.5]}}, "low above 0"),
         ({"dropout": {"uniform": [0, 1], "points": 0}}, r"points=0: accepted: a whole number"),
         ({"dropout": {"values": [0], "when": "always"}}, r"when=always: accepted: {key: \[val"),
         ({"dropout": {"values": [0], "when": {"batch": [8]}}}, r"dropout\.when\.batch=8: never so"),
-        (
-            {"batch": [4, 8], "dropout": {"values": [0], "when": {"batch": [16]}}},
-            r"space\.dropout\.when\.batch=16: never so; accepted: 4, 8",
-        ),
         (
             {"batch": {"values": [8], "when": {"dropout": [0]}},
              "dropout": {"values": [0], "when": {"batch": [8]}}},

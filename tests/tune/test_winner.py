@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from by_hand import WORKERS
-from sweep_material import MAP, record
+from sweep_material import MAP
 from train.small_archive import generate, make_run
 from tune.feature_material import extracted, prepare
 
@@ -12,7 +12,6 @@ from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
 from satray.errors import TrainingError
 from satray.storage import Storage
-from satray.tune import job, search
 from satray.tune import winner as module
 from satray.tune.records import TrialRecord, curve_row, trial_id
 from satray.tune.starts import Start
@@ -74,16 +73,3 @@ def test_a_head_without_its_first_weights_has_no_bundle(work, trial, tmp_path) -
     work = replace(work, sweep=replace(work.sweep, starts={}))
     with pytest.raises(TrainingError, match=f"trial {trial.id}: its first weights cannot be had"):
         module.winner(work, trial, shown, run)
-
-
-def test_tables_are_there_where_no_trial_has_a_value(monkeypatch, tmp_path) -> None:
-    from types import SimpleNamespace
-
-    failed = record({"batch": 8}, status="failed", reason="no room")
-    log = SimpleNamespace(records={failed.id: failed})
-    work = SimpleNamespace(sweep=SimpleNamespace(metric=MAP))
-    monkeypatch.setattr(search, "search", lambda *_: (log, work, {}))
-    run, _ = make_run(tmp_path / "out")
-    with pytest.raises(TrainingError, match="no room"):
-        job.work(validate(TuneRecipe, {"index": "/i"}), None, run)
-    assert {each.path for each in run.products} == {"leaderboard.parquet", "trials.parquet"}
