@@ -1,8 +1,8 @@
 """Fixtures that all tests share."""
 
 import os
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -18,8 +18,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 pytest_plugins = ["conftest_s3"]
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -45,6 +43,27 @@ def _turn(item: pytest.Item) -> int:
     return int("tune" in item.path.parts or item.path.name == "test_tune.py")
 
 
+COMPUTING = {"models", "score", "tune"}
+"""Folders of tests that run networks."""
+
+
+@pytest.fixture(autouse=True)
+def small_networks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Networks are drawn alike, tiny ones on one thread; denormal numbers, which untrained ones
+    make and CPUs are slow with, are zero, but for Hypothesis, which draws some."""
+    torch = sys.modules.get("torch")
+    if torch is None or COMPUTING.isdisjoint(request.path.parts):
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(not hasattr(request.function, "hypothesis"))
+    torch.manual_seed(0)
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def ray_session(s3: object) -> Iterator[None]:
     """One local Ray for all tests, with four logical CPUs whatever the machine has.
@@ -55,11 +74,3 @@ def ray_session(s3: object) -> Iterator[None]:
 
     with cluster.start(num_cpus=4):
         yield
-
-
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """The folder of development data; skips the test where it is absent."""
-    if not DATA.is_dir():
-        pytest.skip("needs the development data")
-    return DATA

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import scoring_material as material
 
 from satray.config.score import EvaluateRecipe
@@ -60,24 +61,15 @@ def findings(root: Path, *, tiles: int = 12, keys: dict[str, Any] | None = None,
     numbers = Scorer(bundle)(read[:, take]).numbers
     labels = truth(numbers.logits, spec.task)
     rows = [
-        {
-            "tile_id": f"a&b{i}",
-            "uri": str(root / "tiles" / f"a&b{i}.tif"),
-            "split": "val",
-            "labels": [int(value) for value in labels[i]],
-            "height": 48,
-            "width": 48,
-            "bands": list(material.BANDS),
-            "dtype": "uint16",
-            "bytes": (root / "tiles" / f"a&b{i}.tif").stat().st_size,
-        }
+        {"tile_id": f"a&b{i}", "uri": str(root / "tiles" / f"a&b{i}.tif"), "split": "val",
+         "labels": [int(value) for value in labels[i]], "height": 48, "width": 48,
+         "bands": list(material.BANDS), "dtype": "uint16",
+         "bytes": (root / "tiles" / f"a&b{i}.tif").stat().st_size}
         for i in range(tiles)
-    ]
+    ]  # fmt: skip
     meta = IndexMeta(spec.task, spec.classes, material.BANDS, "uint16", (48, 48), (), {})
     index = TileIndex(pa.Table.from_pylist(rows, schema=SCHEMA), meta)
     (root / "index").mkdir()
-    import pyarrow.parquet as pq
-
     pq.write_table(table_with(meta, index.table), root / "index" / "tiles-00000.parquet")
     predicted = Predicted(
         tuple(row["tile_id"] for row in rows),

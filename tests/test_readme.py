@@ -5,26 +5,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+from by_hand import JOBS
 
-from satray.config.base import Recipe
 from satray.config.cli import build
-from satray.config.prepare import DemoRecipe, PrepareRecipe
-from satray.config.score import EvaluateRecipe, ExportRecipe, ScoreRecipe
-from satray.config.train import CheckRecipe, LandscapeRecipe, TrainRecipe
-from satray.config.tune import TuneRecipe
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES: dict[str, type[Recipe]] = {
-    "prepare": PrepareRecipe,
-    "check": CheckRecipe,
-    "landscape": LandscapeRecipe,
-    "train": TrainRecipe,
-    "tune": TuneRecipe,
-    "evaluate": EvaluateRecipe,
-    "score": ScoreRecipe,
-    "export": ExportRecipe,
-    "demo": DemoRecipe,
-}
+RECIPES = {name: recipe for name, (_, recipe, _) in JOBS.items()}
 
 
 def commands() -> list[tuple[str, list[str]]]:

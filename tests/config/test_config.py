@@ -4,28 +4,18 @@ import re
 from typing import Any
 
 import pytest
+from by_hand import JOBS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from satray.config.base import Recipe
 from satray.config.cli import build, keys_of, parse_yaml, render, to_yaml
-from satray.config.prepare import DemoRecipe, PrepareRecipe
-from satray.config.score import EvaluateRecipe, ExportRecipe, ScoreRecipe
-from satray.config.train import CheckRecipe, LandscapeRecipe, TrainRecipe
+from satray.config.prepare import PrepareRecipe
+from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.errors import InputError
 
-RECIPES: list[tuple[type[Recipe], list[str]]] = [
-    (PrepareRecipe, ["images=x"]),
-    (TrainRecipe, ["index=x"]),
-    (LandscapeRecipe, ["index=x"]),
-    (CheckRecipe, ["index=x"]),
-    (TuneRecipe, ["index=x"]),
-    (EvaluateRecipe, ["bundle=b", "index=x"]),
-    (ScoreRecipe, ["bundle=b", "tiles=x"]),
-    (ExportRecipe, ["bundle=b"]),
-    (DemoRecipe, []),
-]
+RECIPES = [(recipe, required) for _, recipe, required in JOBS.values()]
 REQUIRED = dict(RECIPES)
 each_recipe = pytest.mark.parametrize(("model", "required"), RECIPES)
 

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -383,25 +382,3 @@ def test_folders_are_classes_below_folders_of_parts_or_none(keys, more, classes,
 def test_folders_refused(keys, more, says):
     with pytest.raises(InputError, match=says):
         labels_from_folders(pa.array(keys, pa.string()), recipe(**more))
-
-
-# ---- real tables
-
-
-@pytest.mark.data
-def test_real_tables(data: Path):
-    content = (data / "aid" / "labels.csv").read_bytes()
-    table = read_labels(content, "labels.csv", recipe())
-    assert (len(table), table.task, list(table.columns)) == (2400, "multilabel", ["split"])
-    assert (table.classes[0], table.classes[-1], len(table.classes)) == ("airplane", "water", 17)
-    assert 5.1 < table.labels.sum(axis=1).mean() < 5.3
-    ship = read_labels(content, "labels.csv", recipe(classes=("ship",)))
-    assert ship.task == "binary"
-    assert 0.09 < ship.labels.mean() < 0.11
-    name = "train_ship_segmentations.csv"
-    table = read_labels((data / "airbus" / name).read_bytes(), name, recipe())
-    assert (table.format, table.task, table.classes) == ("rle", "binary", ("ship",))
-    assert (table.keys[0].as_py(), table.labels[:, 0].tolist()) == (
-        "00003e153.jpg",
-        [0, 0, 1, 1, 1],
-    )

@@ -46,17 +46,6 @@ def test_seed_and_number_decide_everything():
     assert all((pixels[0] != other).mean() > 0.9 for other in pixels[2:])
 
 
-def test_near_infrared_tells_water_from_land_and_brightness_does_not_tell_ships(sheet):
-    clear = sheet.cloud < 0.05
-    land, sea = sheet.land & clear, ~sheet.land & clear & (sheet.ship == 0)
-    assert min(land.sum(), sea.sum()) > 1000
-    nir, green = sheet.pixels[3], sheet.pixels[1]
-    assert np.percentile(nir[land], 5) > np.percentile(nir[sea], 95)
-    # land holds pixels as bright as any ship, more of them than there are ship pixels
-    hull = (sheet.ship > 0) & clear
-    assert (green[land] > np.median(green[hull])).sum() > hull.sum() > 1000
-
-
 def test_ships_float_and_fill_their_outlines_and_half_a_ship_is_nobodys_label(sheet):
     assert len(sheet.hulls) > 50
     assert not (sheet.land & (sheet.ship > 0)).any()
@@ -73,23 +62,14 @@ def test_ships_float_and_fill_their_outlines_and_half_a_ship_is_nobodys_label(sh
     assert cut > 10
 
 
-def test_ship_label_is_the_boxes_and_a_person_can_see_them(tiles):
-    """Every class is there and missing somewhere; hulls are brighter than what surrounds them."""
+def test_ship_label_is_the_boxes_and_every_class_is_there_and_missing_somewhere(tiles):
     shares = np.array([tile.labels for tile in tiles.values()]).mean(0)
     assert ((shares > 0.05) & (shares < 0.95)).all()
-    ratios = []
     for tile in tiles.values():
         assert tile.labels[CLASSES.index("ship")] == bool(tile.boxes)
-        green = tile.pixels[1].astype(float)
         for top, left, bottom, right in tile.boxes:
             assert 0 <= top < bottom <= SIZE
             assert 0 <= left < right <= SIZE
-            y, x = int(top), int(left)
-            inside = green[y : int(bottom) + 1, x : int(right) + 1]
-            rim = green[max(y - 6, 0) : int(bottom) + 6, max(x - 6, 0) : int(right) + 6]
-            ratios.append(np.percentile(inside, 90) / np.median(rim))
-    assert len(ratios) > 10
-    assert np.median(ratios) > 1.5
 
 
 def test_no_sheet_reaches_into_another_or_the_scene():

@@ -6,21 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from by_hand import job_of
 from data.hostile import tiff
 
-from satray.config.prepare import PrepareRecipe
-from satray.config.train import TrainRecipe
 from satray.data import prepare
 from satray.runs.job import Job, main
 from satray.storage import forget_connections
-from satray.train import job as train
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
 
-PREPARE = Job(
-    "prepare", PrepareRecipe, prepare.read, prepare.plan, prepare.work, ray=prepare.takes_ray
-)
-TRAIN = Job("train", TrainRecipe, train.read, train.plan, train.work)
+PREPARE = job_of("prepare", ray=prepare.takes_ray)
+TRAIN = job_of("train")
 
 
 def archive(folder: Path, tiles: int = 12) -> Path:

@@ -12,28 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
+from by_hand import job_of
 
 import satray.cluster
-from satray.config.prepare import PrepareRecipe
-from satray.config.score import EvaluateRecipe, ScoreRecipe
-from satray.config.train import TrainRecipe
-from satray.data import prepare
 from satray.demo.archive import write_archive
-from satray.evaluate import job as evaluate
-from satray.runs.job import Job, main
+from satray.runs.job import main
 from satray.runs.run import RunRecord, read_run
-from satray.score import job as score
 from satray.storage import Storage, join
-from satray.train import job as train
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.s3]
 
-JOBS: dict[str, Job[Any, Any]] = {
-    "prepare": Job("prepare", PrepareRecipe, prepare.read, prepare.plan, prepare.work),
-    "train": Job("train", TrainRecipe, train.read, train.plan, train.work),
-    "evaluate": Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluate.work),
-    "score": Job("score", ScoreRecipe, score.read, score.plan, score.work),
-}
+JOBS = {name: job_of(name) for name in ("prepare", "train", "evaluate", "score")}
 TILES = 60
 ODD = "scene 1/é"
 """Id of one more tile, such as need escaping in a URL."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from by_hand import worked
-from train.small_archive import SIDE, generate
+from train.small_archive import SIDE, generate, validation_map
 
 from satray.config.cli import validate
 from satray.config.tune import TuneRecipe
@@ -139,21 +139,6 @@ def test_a_sweep_of_heads_leaves_all_its_products(heads, archive) -> None:
     # the bundle scores validation as the trial did
     bundle = load_bundle(run.out, Storage())
     assert validation_map(bundle, archive) == pytest.approx(rows[0]["map"], abs=1e-5)
-
-
-def validation_map(bundle, archive):
-    import numpy as np
-    import torch
-
-    from satray.data.decode import read_pixels
-    from satray.data.index import read_index
-    from satray.metrics.summary import compute_metrics
-
-    val = read_index(archive.index, Storage()).part("val")
-    uris = val.table.column("uri").to_pylist()
-    stack = [read_pixels(Path(uri).read_bytes(), (2, 1, 0), SIDE, SIDE, "uint16") for uri in uris]
-    logits = bundle.logits(torch.from_numpy(np.stack(stack))).numpy()
-    return compute_metrics(logits, val.labels, bundle.spec.classes, "multilabel")["map"]
 
 
 def test_what_fails_is_recorded_and_ends_nothing(heads) -> None:

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from counting import Counter, CountRecipe
+from counting import Counter
 
 import satray.cluster
 from satray.errors import InputError
 from satray.runs.job import Inputs, main
-from satray.runs.run import RunRecord, find_run, read_run, run_id
+from satray.runs.run import RunRecord, find_run, read_run
 from satray.storage import Storage
 
 OTHER = "minimum=1"
@@ -133,17 +133,6 @@ def test_what_is_asked_for_alone_writes_nothing(counter: Counter, capfd) -> None
         assert main(counter.job, ["text=a.txt", argument]) == 0
         assert words in said(capfd)
     assert (files(Path()), counter.calls) == ({"a.txt"}, 0)
-
-
-def test_run_id_ignores_where_and_how_fast() -> None:
-    base = CountRecipe(text="/a")
-    same = CountRecipe(text="/a", out="/o", speed=4, resources={"workers": 7})
-    other = CountRecipe(text="/a", minimum=1)
-    inputs = {"text": "1"}
-    assert run_id("count", base, inputs) == run_id("count", same, inputs)
-    assert run_id("count", base, inputs) != run_id("count", other, inputs)
-    assert run_id("count", base, inputs) != run_id("count", base, {"text": "2"})
-    assert run_id("count", base, inputs) != run_id("other", base, inputs)
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,6 @@ from satray.score.results import MapRequest
 from satray.storage import Storage
 
 
-@pytest.fixture(autouse=True)
-def _no_denormals():
-    torch.set_flush_denormal(True)
-    yield
-    torch.set_flush_denormal(False)
-
-
 def two_kinds(backbone="resnet18"):
     """One tower of each kind, bands in another order than the network's input."""
     towers = (

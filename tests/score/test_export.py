@@ -24,16 +24,6 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(threads)
-
-
 def as_strangers_read(out):
     """The programs, by runtimes that know nothing of satray; their inputs are named `pixels`."""
     session = onnxruntime.InferenceSession((out / "classifier.onnx").read_bytes())

@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import rasterio
 
 from satray.config.train import TrainRecipe
-from satray.data.index import BandStatistics, IndexMeta, table_with
+from satray.data.decode import read_pixels
+from satray.data.index import BandStatistics, IndexMeta, read_index, table_with
+from satray.metrics.summary import compute_metrics
 from satray.runs.run import Run
 from satray.storage import Storage
 
@@ -57,9 +59,7 @@ def generate(folder, tiles=64, classes=("bright", "left"), spoil=(), draw=None):
                 "dtype": "uint16",
                 "crs": "EPSG:32631",
                 "transform": [3.0, 0, 0, 0, -3.0, 0],
-                "nodata": None,
                 "bytes": path.stat().st_size,
-                "etag": None,
             }
         )
     statistics = tuple(
@@ -92,3 +92,14 @@ def make_run(folder, ray=True):
     said = []
     run = Run("train", "0123456789ab", str(folder), Storage(), said.append, ray=ray)
     return run, said
+
+
+def validation_map(bundle, archive):
+    """mAP of a bundle of red, green and blue over the tiles of validation, as they are stored."""
+    import torch  # only once Ray is up
+
+    val = read_index(archive.index, Storage()).part("val")
+    files = [Path(uri).read_bytes() for uri in val.table.column("uri").to_pylist()]
+    pixels = np.stack([read_pixels(file, (2, 1, 0), SIDE, SIDE, "uint16") for file in files])
+    logits = bundle.logits(torch.from_numpy(pixels)).numpy()
+    return compute_metrics(logits, val.labels, bundle.spec.classes, "multilabel")["map"]

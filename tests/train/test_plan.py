@@ -123,14 +123,6 @@ def test_auto_learning_rates_wait_for_the_range_test():
     assert found.ends == plan.ends
 
 
-def test_what_stages_do_is_said():
-    deeper = stage(2, "auto", "cosine", trainable="layer3", layer_decay=0.8)
-    first, second = planned(stage(1, 0.01, trainable="head"), deeper).lines
-    assert first == "stage 1 of 2: head, 80 samples, one_cycle, highest learning rate 0.01"
-    assert second.startswith("stage 2 of 2: layer3 and all after it, 160 samples, cosine, ")
-    assert second.endswith("learning rate found by a range test, 0.8 of it from block to block")
-
-
 def cycling(pseudo_epochs, cycle, name="triangular", **options):
     schedule = {"name": name, "cycle": cycle}
     return {"pseudo_epochs": pseudo_epochs, "schedule": schedule, **options}

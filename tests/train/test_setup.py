@@ -43,8 +43,7 @@ def tile_index(
     labels = [("train", each) for each in train] + [("val", each) for each in val]
     rows = [
         {"tile_id": f"t{n}", "uri": f"/t{n}.tif", "split": split, "labels": each.tolist(),
-         "height": 256, "width": 256, "bands": list(bands), "dtype": dtype, "crs": None,
-         "transform": None, "nodata": None, "bytes": 9, "etag": None}
+         "height": 256, "width": 256, "bands": list(bands), "dtype": dtype, "bytes": 9}
         for n, (split, each) in enumerate(labels)
     ]  # fmt: skip
     places = dict(zip(percentiles, (200.0, 800.0), strict=False))

@@ -4,7 +4,6 @@ import functools
 
 import maps_material as material
 import pytest
-import torch
 
 from satray.models import bundle as bundles
 from satray.runs import job as perform
@@ -31,13 +30,6 @@ def _once():
         for module in (bundles, engines):  # who imports it meanwhile would keep it
             patch.setattr(module, "load_bundle", load)
         yield
-
-
-@pytest.fixture(autouse=True)
-def _calm():
-    torch.set_flush_denormal(True)
-    yield
-    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
