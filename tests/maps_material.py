@@ -40,6 +40,7 @@ def save_bundle(
     pooling: str = "avg",
     towers: int = 1,
     thresholds: tuple[float, float] = (0.5, 0.5),
+    task: str = "multilabel",
     **more: Any,
 ) -> BundleSpec:
     """A bundle of classes `dot` (evidence where it is bright) and `dark` (none anywhere)."""
@@ -61,7 +62,7 @@ def save_bundle(
         assert dim
     spec = BundleSpec(
         variant=variant,
-        task="multilabel",
+        task=task,  # type: ignore[arg-type]
         classes=("dot", "dark"),
         bands=named,
         mean=(2000.0,) * len(named),

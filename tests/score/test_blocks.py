@@ -1,10 +1,8 @@
 """Blocks: the cut, the files, the merging; writing a block with its maps."""
 
 import json
-import pickle
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import rasterio
@@ -14,35 +12,15 @@ from rasterio.transform import Affine
 from rio_cogeo import cog_validate
 
 from satray.runs.run import Run
-from satray.score import blocks as blocks_module
 from satray.score.blocks import Blocks, merge
 from satray.score.forward import Scorer
 from satray.score.predictions import Layout, TileFacts
 from satray.score.results import MapRequest
 from satray.score.tile_stages import TileBlock, TileScoring, TileStages
-from satray.score.tiles import SCHEMA, ReadBlock, Source, TileSet
+from satray.score.tiles import ReadBlock
 from satray.storage import Storage
 
 UTM = tuple(material.UTM)[:6]
-
-
-def test_the_cut_covers_every_tile_once() -> None:
-    cut = Blocks.of("/state", 1001, 48 * 48 * 3 * 2)
-    assert cut.size == blocks_module.BLOCK_TILES
-    assert [i for number in range(cut.count) for i in cut.rows(number)] == list(range(1001))
-    assert Blocks.of("/state", 10, 10**9).size == 1
-    assert Blocks.of("/s", 10, 1).folder != Blocks.of("/s", 10, 10**7).folder
-
-
-def test_the_tiles_of_a_block_are_in_order_and_travel_alone() -> None:
-    columns = {name: pa.nulls(5000, SCHEMA.field(name).type) for name in SCHEMA.names}
-    names = [f"{i:05d}" for i in range(5000)]
-    table = pa.table({**columns, "tile_id": names, "uri": names}, schema=SCHEMA)
-    pieces = pa.concat_tables([table.slice(at, 100) for at in range(0, 5000, 100)])
-    for whole in (table, pieces):
-        some = TileSet(whole, Source()).rows(range(95, 205))
-        assert some.column("tile_id").to_pylist() == names[95:205]
-        assert len(pickle.dumps(some)) < 20_000
 
 
 def block(n: int, first: int = 0, valid=None) -> ReadBlock:

@@ -5,14 +5,12 @@ import pytest
 import scoring_material as material
 import torch
 
-from satray.cluster import Readers, Workers
 from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.variant import BUILT_IN
 from satray.score.engines import (
     CpuFeatures,
     difference,
-    engine_for,
     load_engine,
 )
 from satray.score.forward import Scorer
@@ -44,16 +42,6 @@ def test_features_are_the_networks_for_any_batch_height_and_width(backbone):
         assert all(difference(found[name], wanted[name]) <= 1e-4 for name in wanted)
 
 
-def test_eager_is_the_network_to_the_bit():
-    bundle = two_kinds()
-    eager = CpuFeatures(bundle, "eager")
-    x = torch.randn(2, len(bundle.spec.bands), 64, 64)
-    with torch.inference_mode():
-        wanted = bundle.network.features(x)
-    assert all(torch.equal(f, wanted[name]) for name, f in eager(x).items())
-    assert eager.line == "eager"
-
-
 def test_what_openvino_cannot_run_stays_eager_and_says_why():
     towers = (
         TowerOptions(name="vit", backbone="vit_tiny_patch16_224", bands=("red", "green", "blue")),
@@ -68,20 +56,6 @@ def test_what_openvino_cannot_run_stays_eager_and_says_why():
         InputError, match=r"engine: openvino cannot run tower vit: .*accepted: auto"
     ):
         CpuFeatures(bundle, "openvino")
-
-
-@pytest.mark.parametrize(
-    ("key", "px", "gpu", "taken"),
-    [
-        ("auto", 1 << 20, False, "eager"),
-        ("auto", 1 << 30, False, "auto"),
-        ("auto", 1 << 30, True, "eager"),
-        ("openvino", 1, False, "openvino"),
-        ("eager", 1 << 30, False, "eager"),
-    ],
-)
-def test_it_is_worth_its_conversion_where_there_is_enough_to_do(key, px, gpu, taken):
-    assert engine_for(key, px, Workers(2, gpu, 1, Readers(1, 1.0))) == taken
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import pytest
 import scoring_material as material
 import torch
 
-from satray.errors import InputError
 from satray.metrics.scored import Rule, Scored
 from satray.score.forward import Scorer
 from satray.score.results import MapRequest
@@ -36,14 +35,6 @@ def test_numbers_are_the_networks() -> None:
     assert (numbers.logits.dtype, numbers.preds.dtype) == (np.float32, np.uint8)
 
 
-def test_multiclass_is_a_softmax() -> None:
-    bundle = material.bundle(material.one_tower(), task="multiclass")
-    numbers = Scorer(bundle)(tiles()[:, :3]).numbers
-    assert np.allclose(numbers.scores.sum(1), 1, atol=1e-6)
-    z = numbers.logits.astype(np.float64) / 1.5
-    assert np.allclose(numbers.scores, np.exp(z) / np.exp(z).sum(1, keepdims=True), atol=1e-6)
-
-
 @pytest.mark.parametrize("task", ["multilabel", "multiclass"])
 def test_decisions_are_those_that_the_metrics_take_from_the_table(task: str) -> None:
     bundle = material.bundle(material.one_tower(), task=task, thresholds=(0.3, 0.9, 0.7))
@@ -54,26 +45,6 @@ def test_decisions_are_those_that_the_metrics_take_from_the_table(task: str) -> 
     if task == "multiclass":
         assert np.array_equal(numbers.preds, np.eye(3)[numbers.logits.argmax(1)])
         assert (numbers.scores.max(1) < 0.5).any()  # no threshold would have let these in
-
-
-@pytest.mark.parametrize(("pooling", "kind"), [("avg", "dense"), ("max", "argmax")])
-@pytest.mark.parametrize("variant", [material.one_tower, material.two_towers])
-def test_maps_and_shares_add_up_to_the_logits(variant, pooling: str, kind: str) -> None:
-    bundle = material.bundle(variant(pooling))
-    bias = bundle.network.head.bias.numpy()
-    result = Scorer(bundle, MapRequest((0, 1, 2), (kind,)), batch=3)(
-        tiles()[:, : len(bundle.spec.bands)]
-    )
-    towers = [tower.name for tower in bundle.spec.variant.towers]
-    assert list(result.maps) == towers
-    reduce = np.mean if kind == "dense" else np.sum
-    total = sum(reduce(result.maps[name], axis=(2, 3)) for name in towers) + bias
-    assert result.maps[towers[0]].shape == (5, 3, 4, 4)
-    assert np.allclose(total, result.numbers.logits, atol=1e-3)
-    if len(towers) > 1:  # of one tower they would be the logits less the bias
-        shares = sum(result.numbers.shares[name] for name in towers) + bias
-        assert np.allclose(shares, result.numbers.logits, atol=1e-3)
-    assert result.numbers.logits.std() > 0.1  # not the identity of zeros
 
 
 def test_only_the_classes_asked_for_are_mapped() -> None:
@@ -89,12 +60,3 @@ def test_a_tile_does_not_depend_on_its_batch() -> None:
     given = tiles(7)
     one, other = Scorer(bundle, batch=1)(given), Scorer(bundle, batch=7)(given)
     assert np.allclose(one.numbers.logits, other.numbers.logits, atol=1e-4)
-
-
-def test_a_dense_head_scores_but_has_no_maps() -> None:
-    bundle = material.bundle(material.one_tower(head="dense"))
-    result = Scorer(bundle)(tiles()[:, :3])
-    assert result.numbers.shares == {}
-    assert np.isfinite(result.numbers.logits).all()
-    with pytest.raises(InputError, match="dense head"):
-        Scorer(bundle, ALL)

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 from satray.score.outlines import SceneExtent
 from satray.score.predictions import (
-    NODATA,
     Layout,
     Numbers,
     PredictionsWriter,
@@ -128,16 +127,6 @@ def test_same_columns_and_numbers_as_the_tiles_own_table() -> None:
     assert ours.normalize().equals(theirs.normalize())
 
 
-def test_tiles_without_data_have_no_numbers_and_no_error() -> None:
-    scored = np.array([True, False, True])
-    table = table_of(3, scored)
-    assert table.column("status").to_pylist() == ["ok", NODATA, "ok"]
-    assert table.column("error").to_pylist() == [None] * 3
-    for kind in ("logit", "score", "pred", "share_rgb"):
-        assert table.column(f"{kind}_ship").is_valid().to_pylist() == scored.tolist()
-    assert table.column("geometry").null_count == 0
-
-
 def test_scenes_are_streamed_into_one_file_whose_parts_are_read_by_place(tmp_path) -> None:
     path = tmp_path / "p.parquet"
     many = pa.concat_tables([table_of(13, scene="bare", crs=None)] * 6_000)
@@ -165,8 +154,3 @@ def test_scenes_are_streamed_into_one_file_whose_parts_are_read_by_place(tmp_pat
     with PredictionsWriter(nothing, LAYOUT):
         pass
     assert pq.read_table(nothing).schema.equals(LAYOUT.schema(), check_metadata=False)
-
-
-def test_no_ground_no_shape() -> None:
-    for place in ({"crs": None, "transform": None}, {"crs": 'LOCAL_CS["x",UNIT["m",1]]'}):
-        assert table_of(2, **place).column("geometry").null_count == 2

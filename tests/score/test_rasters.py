@@ -99,25 +99,6 @@ def test_cells_with_data_against_counting() -> None:
                 assert found[i, j] == square.any()
 
 
-def test_blocks_in_any_order_and_the_rest_is_nodata(tmp_path) -> None:
-    rng = np.random.default_rng(1)
-    for h, w, side in rng.integers(1, 60, (12, 3)).tolist():
-        values = rng.normal(size=(1, h, w)).astype(np.float32)
-        blocks = [(i, j) for i in range(0, h, side) for j in range(0, w, side)]
-        rng.shuffle(blocks)
-        expected = np.full_like(values, np.nan)
-        about = ("a",), PIXEL_COORDINATES, None, {}
-        with StripWriter(tmp_path / "work.tif", values.shape, *about) as writer:
-            for i, j in blocks[: len(blocks) - len(blocks) // 3]:
-                there = np.s_[:, i : i + side, j : j + side]
-                writer.write(values[there], i, j)
-                expected[there] = values[there]
-            target = writer.optimise(tmp_path / "cam.tif")
-        with rasterio.open(target) as back:
-            assert np.array_equal(back.read(), expected, equal_nan=True)
-        target.unlink()
-
-
 def test_what_the_disk_does_not_take_is_one_line(tmp_path) -> None:
     with pytest.raises(SatrayError, match="cannot be written"):
         StripWriter(tmp_path / "no" / "w.tif", (1, 6, 6), ("a",), UTM, None, {})

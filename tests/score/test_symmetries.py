@@ -7,7 +7,7 @@ import torch
 from affine import Affine
 
 from satray.data.augment import Draws, apply
-from satray.models.geometry import FeatureGrid, centred
+from satray.models.geometry import FeatureGrid
 from satray.score.blocks import Blocks
 from satray.score.forward import ELEMENTS, Scorer, turn, turn_back
 from satray.score.predictions import Layout, TileFacts
@@ -58,32 +58,6 @@ def test_it_is_the_mean_by_hand(variant):
         np.testing.assert_allclose(shares, mean, atol=1e-4)
 
 
-def test_turning_the_tile_changes_no_logit_and_turns_the_map():
-    bundle = material.bundle(material.one_tower())
-    given, scorer = tiles(), Scorer(bundle, ALL, d4=True)
-    still = scorer(given)
-    for g in ELEMENTS:
-        moved = scorer(turn(torch.from_numpy(given), g).contiguous().numpy())
-        np.testing.assert_allclose(moved.numbers.logits, still.numbers.logits, atol=1e-4)
-        expected = turn(torch.from_numpy(still.maps["rgb"]), g).numpy()
-        np.testing.assert_allclose(moved.maps["rgb"], expected, atol=1e-4)
-    other = Scorer(bundle)(given).numbers.logits
-    assert np.abs(still.numbers.logits - other).max() > 0.01
-
-
-@pytest.mark.parametrize(("pooling", "kind"), [("avg", "dense"), ("max", "argmax")])
-def test_maps_and_shares_still_add_up(pooling, kind):
-    bundle = material.bundle(material.two_towers(pooling))
-    result = Scorer(bundle, MapRequest((0, 1, 2), (kind,)), d4=True)(tiles(4))
-    bias = bundle.network.head.bias.numpy()
-    reduce = np.mean if kind == "dense" else np.sum
-    total = sum(reduce(maps, axis=(2, 3)) for maps in result.maps.values()) + bias
-    np.testing.assert_allclose(total, result.numbers.logits, atol=1e-3)
-    np.testing.assert_allclose(
-        sum(result.numbers.shares.values()) + bias, result.numbers.logits, atol=1e-3
-    )
-
-
 @pytest.mark.parametrize("evaluate", ["whole", "centre"])
 def test_tiles_that_are_not_square_are_turned_as_the_network_sees_them(evaluate):
     bundle = material.bundle(material.one_tower(), tile_shape=(40, 48), evaluate=evaluate)
@@ -93,21 +67,6 @@ def test_tiles_that_are_not_square_are_turned_as_the_network_sees_them(evaluate)
         expected = torch.stack([bundle.network(turn(x, g)) for g in ELEMENTS]).mean(0).numpy()
     found = Scorer(bundle, d4=True)(given).numbers.logits
     np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_a_dense_head_is_averaged_too():
-    bundle = material.bundle(material.one_tower(head="dense"))
-    found = Scorer(bundle, d4=True)(tiles()).numbers.logits
-    assert found.shape == (3, 3)
-    assert np.abs(found - Scorer(bundle)(tiles()).numbers.logits).max() > 1e-4
-
-
-def test_the_averaged_grid_is_in_the_middle():
-    """ResNet-18 at 224 px: cells 0 and 6 have centres 0.5 and 192.5; flipped, 223.5 and 31.5."""
-    found = centred(FeatureGrid(32.0, 0.5, 7), 224, 7)
-    assert (found.stride, found.centre, found.halo) == (32.0, 16.0, 7)
-    inception = centred(FeatureGrid(32.0, 37.5, 20), 299, 8)
-    assert inception.centre == 37.5  # centred already
 
 
 @pytest.mark.parametrize("d4", [False, True])

@@ -29,6 +29,10 @@ def test_stitched_is_the_whole_scene_forward(name):
     assert len(plan.windows) >= 2
     done = material.all_windows(bundle, plan, MapRequest((0, 1, 2), ("dense",)), pixels, valid)
     padded = (geometry.padded(height), geometry.padded(width))
+    with torch.inference_mode():
+        tile = bundle.network.features(torch.zeros(1, len(pixels), 128, 128))
+    for tower in geometry.towers:
+        assert tile[tower.name].shape[2:] == (tower.tile_cells,) * 2
     features = material.whole_features(bundle, pixels, valid, padded)
     weights = bundle.network.cam_weights()
     pooling = bundle.spec.variant.pooling

@@ -4,12 +4,10 @@ import random
 
 import numpy as np
 import pytest
-import torch
 from score.dense import dense_material as material
 
 from satray.errors import InputError
 from satray.models.variant import BUILT_IN
-from satray.score import window_forward
 from satray.score.forward import Scorer
 from satray.score.mosaic import Blender
 from satray.score.results import MapRequest
@@ -118,25 +116,6 @@ def test_overlapping_maps_are_weighted_means_in_any_order(step, side):
     assert np.isfinite(expected[:, :-1, :-1]).all()
 
 
-def test_only_the_rows_in_work_are_in_memory():
-    bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
-    geometry = measure(bundle)
-    plan = plan_scene(48 * 40, 48, geometry, step=24, window=96, mode="tiles")
-    blender = Blender(plan, "rgb", 3, ("dense",))
-    scorer = TileScorer(bundle, plan, MapRequest(ALL))
-    pixels = material.scene(3, 48 * 40, 48)
-    valid = np.ones(pixels.shape[1:], dtype=bool)
-    most, rows = 0, 0
-    for piece in plan.windows:
-        scores = scorer(*material.cut(pixels, valid, piece.row.px, piece.col.px), piece)
-        for strip in blender.add(scores.patches["rgb"]):
-            assert strip.row == rows
-            rows += strip.maps["dense"].shape[1]
-        most = max(most, len(blender._weights))
-    assert rows == 48 * 40 // 8
-    assert most <= 2 * 96 // 8
-
-
 def test_gaps():
     bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
     shape = (96, 240)
@@ -168,16 +147,6 @@ def test_scenes_smaller_than_a_tile_are_filled_up(shape):
     assert np.isfinite(maps["rgb"]["dense"][:, 0, 0]).all()
 
 
-def test_a_scene_without_data():
-    bundle = material.bundle(material.variant("simple_cnn", towers=2), 48)
-    plan = plan_scene(100, 100, measure(bundle), mode="tiles")
-    pixels = material.scene(4, 100, 100)
-    numbers, maps = run(bundle, plan, MapRequest(ALL), pixels, np.zeros((100, 100), dtype=bool))
-    assert np.isnan(numbers["logits"]).all()
-    assert np.isnan(numbers["share_nir"]).all()
-    assert np.isnan(maps["nir"]["dense"]).all()
-
-
 def test_a_dense_head_scores_tiles_but_has_no_maps():
     options = material.variant("simple_cnn").model_copy(update={"head": "dense"})
     bundle = material.bundle(options, 48)
@@ -189,31 +158,3 @@ def test_a_dense_head_scores_tiles_but_has_no_maps():
     assert maps == {}
     with pytest.raises(InputError, match="dense head"):
         TileScorer(bundle, plan, MapRequest(ALL))
-
-
-def test_windows_of_weights_never_vanish():
-    for cells in (1, 2, 7):
-        weights = hann(cells)
-        assert weights.min() > 0
-        np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-6)
-    assert torch.from_numpy(hann(7)).max() == 1
-
-
-def test_on_a_cpu_a_forward_takes_no_more_than_is_of_use(monkeypatch):
-    monkeypatch.setattr(window_forward, "CPU_PX", 3 * 48 * 48 + 1)
-    bundle = material.bundle(BUILT_IN["simple_cnn"], 48)
-    plan = plan_scene(96, 96 * 2, measure(bundle), window=96 * 2, mode="tiles")
-    pixels = material.scene(3, 96, 96 * 2)
-    valid = np.ones(pixels.shape[1:], dtype=bool)
-    (piece,) = plan.windows
-    seen = []
-
-    def features(x):
-        seen.append(len(x))
-        return bundle.network.features(x)
-
-    for batch in (64, 2):
-        TileScorer(bundle, plan, MapRequest(ALL), batch=batch, features=features)(
-            pixels, valid, piece
-        )
-    assert seen == [3, 3, 2, 2, 2, 2, 2]

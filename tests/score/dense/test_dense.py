@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 from score.dense import dense_material as material
-from scoring_material import make_peaked
 
-from satray.errors import InputError
 from satray.models.network import argmax_cam, dense_cam, pool
 from satray.score.forward import ELEMENTS, turn, turn_back
 from satray.score.results import MapRequest
@@ -157,20 +155,6 @@ def test_a_window_without_data_needs_no_forward():
     assert set(scores.tiles.numbers.shares) == {"rgb", "nir"}
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (20, 500), (95, 96), (97, 31)])
-def test_scenes_smaller_than_a_tile(shape):
-    bundle = material.bundle(material.variant(), 96)
-    geometry = measure(bundle)
-    plan = plan_scene(*shape, geometry)
-    pixels = material.scene(3, *shape)
-    done = material.all_windows(bundle, plan, MapRequest(ALL), pixels, whole(shape))
-    numbers = material.gathered(plan, done)
-    assert np.isfinite(numbers["logits"]).all()
-    assert numbers["scored"].all()
-    dense = material.stitched(plan, done, "dense", "rgb", 3)
-    assert np.isfinite(dense[:, 0, 0]).all()
-
-
 def test_the_eight_symmetries_are_those_of_the_whole_scene():
     bundle = material.bundle(material.variant(), 96)
     geometry = measure(bundle, d4=True)
@@ -190,82 +174,3 @@ def test_the_eight_symmetries_are_those_of_the_whole_scene():
     logits = material.gathered(plan, done)["logits"]
     mean = dense[:, 1:4, 2:5].mean((1, 2)) + bundle.network.head.bias.numpy()
     np.testing.assert_allclose(mean, logits[1, 2], **close)
-
-
-def test_another_engine_and_float_pixels_give_the_same(scene):
-    bundle, geometry, pixels, _ = scene
-    plan = plan_scene(200, 300, geometry)
-    (window,) = plan.windows
-    given = material.cut(pixels[:, :200, :300], whole((200, 300)), window.row.px, window.col.px)
-    asked = []
-
-    def engine(x):
-        asked.append((x.dtype, tuple(x.shape)))
-        return bundle.network.features(x)
-
-    one = DenseScorer(bundle, plan, MapRequest(ALL))(*given, window)
-    wild = np.where(given[1], given[0].astype(np.float32), np.nan)
-    other = DenseScorer(bundle, plan, MapRequest(ALL), features=engine)(wild, given[1], window)
-    assert asked == [(torch.float32, (1, 3, 224, 320))]
-    np.testing.assert_allclose(one.maps["dense"]["rgb"], other.maps["dense"]["rgb"], atol=1e-5)
-    np.testing.assert_allclose(one.tiles.numbers.logits, other.tiles.numbers.logits, atol=1e-5)
-
-
-def test_multiclass_takes_the_highest_logit():
-    bundle = material.bundle(material.variant(), 96, task="multiclass")
-    plan = plan_scene(200, 300, measure(bundle))
-    pixels = material.scene(3, 200, 300)
-    done = material.all_windows(bundle, plan, MapRequest(), pixels, whole((200, 300)))
-    numbers = material.gathered(plan, done)
-    np.testing.assert_allclose(numbers["scores"].sum(-1), 1, atol=1e-6)
-    assert np.array_equal(numbers["preds"], np.eye(3)[numbers["logits"].argmax(-1)])
-    assert done[0][1].maps == {}
-
-
-def test_a_dense_head_is_refused():
-    options = material.variant("simple_cnn").model_copy(update={"head": "dense"})
-    bundle = material.bundle(options, 32)
-    geometry = measure(material.bundle(material.variant(), 32))
-    with pytest.raises(InputError, match="dense head"):
-        DenseScorer(bundle, plan_scene(64, 64, geometry), MapRequest())
-
-
-def test_a_constant_scene_is_constant_inside(scene):
-    bundle, geometry, _, _ = scene
-    side = 32 * (2 * geometry.towers[0].halo + 4)
-    pixels = np.full((3, side, side), 2600, dtype=np.uint16)
-    plan = plan_scene(side, side, geometry)
-    done = material.all_windows(bundle, plan, MapRequest(ALL), pixels, whole((side, side)))
-    dense = material.stitched(plan, done, "dense", "rgb", 3)
-    halo = geometry.towers[0].halo
-    inner = dense[:, halo:-halo, halo:-halo]
-    assert inner.shape[1] == 4
-    assert np.ptp(inner, axis=(1, 2)).max() < 1e-5
-
-
-@pytest.mark.parametrize("d4", [False, True])
-def test_a_bright_dot_peaks_within_half_a_cell(d4):
-    bundle = material.bundle(material.variant(), 96)
-    with torch.no_grad():
-        make_peaked(bundle.network)
-        bundle.network.head.weight.fill_(1.0)
-    geometry = measure(bundle, d4=d4)
-    shape = (160, least_side(geometry) + 200)
-    plan = plan_scene(*shape, geometry, window=1)
-    assert len(plan.windows) == 2
-    affine = geometry.towers[0].affine()
-    blank = np.full((3, *shape), 2000, dtype=np.uint16)
-
-    def heat(pixels):
-        done = material.all_windows(bundle, plan, MapRequest((0,)), pixels, whole(shape))
-        return material.stitched(plan, done, "dense", "rgb", 1)[0]
-
-    ground = heat(blank)
-    for row, col in ((100, 300), (80, 490), (121, 655), (100, 460))[: 2 if d4 else 4]:
-        dot = blank.copy()
-        dot[:, row - 6 : row + 6, col - 6 : col + 6] = 60000
-        change = np.nan_to_num(heat(dot) - ground)
-        i, j = divmod(int(change.argmax()), change.shape[1])
-        x, y = affine @ (j + 0.5, i + 0.5)
-        assert abs(x - col) <= 17
-        assert abs(y - row) <= 17

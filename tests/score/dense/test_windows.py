@@ -129,26 +129,6 @@ def test_pieces_hold_each_tile_once(geo, height, width, step, side):
     assert len(seen) == plan.tiles == len(plan.rows) * len(plan.cols)
 
 
-def test_least_sides_are_four_halos_or_a_tile_between_two():
-    assert least_side(RESNET18) == 4 * 7 * 32
-    assert least_side(INCEPTION) == 4 * 20 * 32
-    assert least_side(geometry(512, (32, 7, 0, 0.5))) == 512 + 2 * 7 * 32 + 32
-
-
-def test_a_scene_of_one_window_loses_no_halo():
-    plan = plan_scene(700, 900, RESNET18)
-    assert len(plan.windows) == 1
-    assert (plan.windows[0].height, plan.windows[0].width) == (704, 928)
-    assert plan.kept == 1
-    assert plan.cells("t0") == (22, 29)
-
-
-def test_windows_are_no_longer_than_their_number_needs():
-    few = plan_scene(1100, 64, RESNET18, window=1024).windows
-    assert len(few) == 2
-    assert few[0].height < 1024
-
-
 def test_a_large_scenes_kept_part_approaches_the_bound_of_the_notes():
     plan = plan_scene(20_000, 20_000, RESNET18, window=2048)
     assert plan.windows[0].height <= 2048
@@ -189,9 +169,3 @@ def test_averaged_maps_are_centred():
     assert tower.centre == 37.5
     (tower,) = RESNET18.turned(tiles=True).towers
     assert tower.centre == 16
-
-
-def test_cells_on_the_ground_of_the_net():
-    (tower,) = RESNET18.towers
-    assert tower.affine() @ (0.5, 0.5) == (0.5, 0.5)
-    assert tower.affine() @ (3.5, 2.5) == (96.5, 64.5)

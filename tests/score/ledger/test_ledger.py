@@ -1,7 +1,6 @@
 """Claims, signs of life, commits and passes over a store in memory."""
 
 import json
-import pickle
 import threading
 from datetime import timedelta
 
@@ -79,31 +78,6 @@ def test_states(store, names, now, status, attempts):
     assert ledger.judge(marks_of(names), START + timedelta(seconds=now)) == (status, attempts)
 
 
-NAMES = st.sampled_from(
-    [f"000{n}{end}" for n in (1, 2, 3) for end in ("", ".failed", ".final", ".released", ".left")]
-    + ["done", "done.2", "0003.failed.2"]
-)
-MARKS = st.lists(st.tuples(NAMES, st.integers(0, 500)), unique_by=lambda one: one[0])
-
-
-@given(MARKS, st.integers(0, 1000), st.integers(0, 1000))
-def test_what_states_promise(names, now, later):
-    ledger, marks = make_ledger(MemoryStore()), marks_of(names)
-    first, then = START + timedelta(seconds=now), START + timedelta(seconds=now + later)
-    before = ledger.judge(marks, first)
-    assert ledger.judge(marks[::-1], first) == before
-    after = ledger.judge(marks, then)
-    assert before.attempts == after.attempts
-    assert before.status != "open" or after.status == "open"  # while nobody acts
-    assert ledger.judge((*marks, *marks_of([("done", 0)])), first).status == "done"
-    if before.status == "open" and before.attempts:
-        last = [mark for mark in marks if mark.number == before.attempts]
-        ended = any(mark.kind != "claim" for mark in last)
-        assert ended or all(first - mark.modified >= timedelta(seconds=100) for mark in last)
-        free = {mark.number for mark in marks if mark.kind in ("released", "left")}
-        assert before.attempts - len(free) < 3
-
-
 @given(st.lists(st.text(st.characters()), unique=True, min_size=2, max_size=2))
 @example(["", "."])
 @example(["", ".."])
@@ -125,19 +99,6 @@ def test_strangers_in_the_folder_are_passed_over():
     found = histories(Entry(key, key, 0, "e", START) for key in keys)
     assert {scene: set(one) for scene, one in found.items()} == {"a": {"0001-v"}, "b": {"0001-v"}}
     assert [mark.name for mark in found["a"]["0001-v"]] == ["0001"]
-
-
-def test_done_scenes_take_one_listing(store):
-    ledger = make_ledger(store)
-    scenes = [Scene(f"scene-{number:05}.tif") for number in range(1000)]
-    for scene in scenes:
-        folder = f"{ledger.root}/{key_of(scene.scene, scene.etag, CONFIG, {}).path}"
-        store.objects |= {f"{folder}/{name}": (b"{}", store.clock) for name in ("0001", "done")}
-    found = plan(ledger, scenes)
-    assert len(found.done) == 1000
-    assert found.todo == found.orphans == ()
-    sign = f"{OUT}/ledger/runs/{ledger.run_id}"
-    assert store.requests == [("write", sign), ("head", sign), ("list", f"{OUT}/ledger")]
 
 
 def test_each_scene_is_sorted_once(store):
@@ -169,100 +130,12 @@ def test_a_scene_settles(store, age, settle, young):
     assert bool(plan(make_ledger(store), [scene], settle=settle).growing) == young
 
 
-def test_one_owner_of_an_attempt_and_its_processes_share_it(store):
-    ledger, other = make_ledger(store), make_ledger(store)
-    (task,) = plan(ledger, [SCENE]).todo
-    (late,) = plan(other, [SCENE]).todo
-    first, again = (ledger.claim(task) for _ in range(2))
-    assert first == again == pickle.loads(pickle.dumps(first))
-    assert other.claim(late) is None  # who looked before
-    assert take(other, SCENE) is None
-    content = json.loads(store.objects[f"{FOLDER}/0001"][0])
-    assert (content["run_id"], content["scene"]) == (ledger.run_id, SCENE.scene)
-    assert deliver(ledger, first)
-    dead = ledger.claim(task)  # one that died after the commit
-    assert dead.committed["scene"] == SCENE.scene
-    assert other.claim(late) is None
-    (task,) = plan(ledger, [Scene("c")]).todo
-    ledger.fail(take(ledger, Scene("c")), "bad", retryable=True)
-    assert ledger.claim(task) is None  # not twice in one run
-
-
-def test_a_silent_owner_is_followed_and_its_attempts_count(store):
-    runs = [make_ledger(store) for _ in range(4)]
-    first = take(runs[0], SCENE)
-    store.pass_time(50)
-    runs[0].beat()
-    store.pass_time(99)
-    assert take(runs[1], SCENE) is None
-    store.pass_time(1)
-    assert take(runs[1], SCENE).attempt == 2
-    assert not runs[0].stands(first)
-    store.pass_time(100)
-    assert take(runs[2], SCENE).attempt == 3
-    store.pass_time(100)
-    found = plan(runs[3], [SCENE])
-    why = "no sign of life from its owner for 100 s, attempt 3"
-    assert [runs[3].verdict(key, last)["reason"] for key, last in found.failed.items()] == [why]
-    ((_, key, last),) = found.orphans
-    assert runs[3].adopt(key, last)["reason"] == why
-    assert runs[2].adopt(key, last) is None
-    assert not plan(runs[3], [SCENE]).orphans
-
-
-@pytest.mark.parametrize("end", ["empty", "none"])
-def test_a_run_that_says_that_it_ends_costs_no_attempt(store, end):
-    for attempt in (1, 2, 3, 4):
-        ledger = make_ledger(store, max_attempts=2)
-        assert take(ledger, SCENE).attempt == attempt
-        ledger.beat(b"") if end == "empty" else ledger.close()
-
-
-def test_an_owner_that_comes_back_before_the_takeover_keeps_its_claim(store):
-    ledger, other = make_ledger(store), make_ledger(store)
-    first = take(ledger, SCENE)
-    store.pass_time(150)
-    (task,) = plan(other, [SCENE]).todo
-    ledger.beat()
-    assert other.claim(task) is None
-    assert ledger.stands(first)
-
-
-def test_an_old_view_does_not_take_up_an_older_version(store):
-    late, old = make_ledger(store), make_ledger(store)
-    (task,) = plan(old, [SCENE]).todo
-    newer = Scene(SCENE.scene, "newer")
-    claim = take(late, newer)
-    assert old.claim(task) is None
-    assert late.stands(claim)  # as the other gave its own back
-    assert deliver(late, claim)
-    assert plan(old, [newer]).done
-
-
 def test_marks_that_nobody_of_ours_wrote(store):
     store.write(f"{FOLDER}/0001", b"\xff not json")
     ledger = make_ledger(store)
     assert take(ledger, SCENE) is None  # whoever it is has it for a lease
     store.pass_time(100)
     assert take(ledger, SCENE).attempt == 2
-
-
-def test_commits_of_a_cut_run_are_taken_over_by_one(store):
-    ledger, runs = make_ledger(store), [make_ledger(store) for _ in range(3)]
-    assert deliver(ledger, take(ledger, SCENE))
-    ledger.beat(b"")  # the run ends without its tables
-    orphans = plan(runs[0], [SCENE]).orphans
-    assert plan(runs[1], [SCENE]).orphans == orphans
-    ((_, key, last),) = orphans
-    found = [run.adopt(key, last) for run in runs[:2]]
-    assert found[0]["result"]["scene"] == SCENE.scene
-    assert found[1] is None
-    assert not plan(runs[2], [SCENE]).orphans  # it is in work
-    runs[0].beat(b"")  # cut as well
-    ((_, key, last),) = plan(runs[2], [SCENE]).orphans
-    assert runs[2].adopt(key, last)["result"] == found[0]["result"]
-    assert not plan(runs[1], [SCENE]).orphans
-    assert {ledger.run_id, runs[0].run_id} <= plan(runs[1], [SCENE]).view.over
 
 
 def test_nobody_waits_a_week_for_another_models_schedule(store):

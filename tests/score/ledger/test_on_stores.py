@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 
 import pytest
 from score.ledger.ledger_material import (
@@ -12,6 +13,7 @@ from score.ledger.ledger_material import (
     make_ledger,
     owner_of,
     plan,
+    take,
 )
 
 from satray.score.ledger import Task
@@ -63,6 +65,8 @@ def test_hostile_names_stay_below_the_output(tmp_path):
     assert len(do_pass(ledger, scenes)) == len(names)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert len(plan(ledger, scenes).done) == len(names)
+    claim = take(ledger, Scene("b.tif"))
+    assert pickle.loads(pickle.dumps(claim)) == claim  # it travels to the scene's processes
 
 
 @pytest.mark.s3

@@ -140,22 +140,6 @@ def test_bad_scenes_are_rows_and_good_ones_undisturbed(bundle, inline, scenes, t
     assert material.rows_of(run, "detections/void.tif.parquet") == []
 
 
-def test_a_scene_without_ground_lies_as_programs_draw_images(bundle, inline, tmp_path):
-    material.write_scene(tmp_path / "scenes" / "a.tif", pixels(), crs=None)
-    given = material.recipe(bundle(), tmp_path / "scenes", mode="dense")
-    run, outcome, _, _ = material.scored(given, tmp_path / "out")
-    (point,) = material.rows_of(run, "detections/a.tif.parquet")
-    assert (point["x"], point["y"]) == (point["col"], -point["row"])
-    assert point["lon"] is None
-    assert not Path(run.uri("detections/a.tif.geojson")).exists()
-    with rasterio.open(run.uri("cam/a.tif.tif")) as source:
-        assert source.crs is None
-        x, y = source.transform @ (3.5, 2.5)
-        assert abs(x - 104) < 17
-        assert abs(y + 72) < 17
-    assert any("a.tif: no CRS" in line for line in outcome.summary)
-
-
 def test_a_scene_that_goes_away_costs_itself_only(bundle, inline, tmp_path):
     for name in "abc":
         material.write_scene(tmp_path / "scenes" / f"{name}.tif", pixels())
@@ -199,15 +183,6 @@ def test_what_a_file_does_to_the_network_costs_its_scene(bundle, inline, tmp_pat
     run, _, _, _ = material.scored(given, tmp_path / "out")
     (row,) = material.rows_of(run, "failures.parquet")
     assert row["error"] == "the network's output is not finite for 1 tiles"
-
-
-def test_more_failures_than_the_budget(bundle, inline, tmp_path):
-    material.write_scene(tmp_path / "scenes" / "a.tif", pixels())
-    (tmp_path / "scenes" / "b.tif").write_bytes(b"")
-    for budget, status in ((0.4, 3), (0.5, 0)):
-        given = material.recipe(bundle(), tmp_path / "scenes", mode="dense", error_budget=budget)
-        _, outcome, record, _ = material.scored(given, tmp_path / f"out{budget}")
-        assert (outcome.status, record.status) == (status, status)
 
 
 def test_drift_is_told_or_refused(bundle, inline, tmp_path):

@@ -37,11 +37,7 @@ KEYS = [
     ({"only_new": True}, "out: required with only_new=true"),
     ({"scale": 2.0}, "scale=2.0 does nothing here: it works with convert=scale"),
     ({"drift_limit": 3}, "drift_limit"),
-    ({"gsd": -1}, "gsd=-1: accepted: auto|none or number > 0"),
     ({"gsd": float("nan")}, "gsd=nan: accepted: auto|none or number > 0"),
-    ({"stride": 0}, "stride"),
-    ({"window": 8}, "window"),
-    ({"mode": "sparse"}, "mode"),
 ]
 
 
@@ -66,6 +62,7 @@ INPUTS = [
     ({"bands": ["red", "green"]}, "a.tif: "),
     ({"bands": {"swir": 2}}, "bands.swir: the bundle has no such band; accepted: red, green, blue"),
     ({"cam": {"classes": ["ship"]}}, "cam.classes: no ship in the bundle; accepted: all, dot"),
+    ({"detections": {"classes": ["dto"]}}, "detections.classes: no dto in the bundle"),
     ({"cam": {"kind": "argmax"}}, "cam.kind=argmax: this bundle pools with avg; accepted: dense"),
     ({"cam": {"kind": "both"}}, "cam.kind=both: this bundle pools with avg"),
     ({"datetime": "(unclosed"}, "datetime"),
@@ -111,11 +108,3 @@ def test_a_dense_head_has_numbers_only(scenes, inline, tmp_path):
     made = {path.split("/")[0] for path in material.digests(run)}
     assert not made & {"cam", "argmax", "detections"}
     assert {"predictions", "quicklooks"} <= made
-
-
-def test_a_plan_says_what_would_be_done(bundle, scenes):
-    lines = planned(score, material.recipe(bundle(), scenes / "scenes", stride=0.25))
-    assert any(line.startswith("scenes: 1, ") for line in lines)
-    (line,) = (line for line in lines if line.startswith("a.tif: "))
-    assert "100 x 120 px" in line
-    assert "Mpx through the network in 1 parts" in line

@@ -1,8 +1,6 @@
 """The same scene, however it comes and whatever computes it; the classes that were asked for."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import maps_material as material
@@ -15,10 +13,7 @@ import rasterio
 from by_hand import planned
 from data.hostile import paged
 
-from satray.errors import InputError
-from satray.models.bundle import load_bundle
 from satray.score import job as score
-from satray.score.survey import scoring_of
 from satray.storage import Storage
 
 DOTS = ((104, 136), (232, 200))
@@ -181,39 +176,6 @@ def test_detections_are_of_the_classes_asked_for(tmp_path, inline, pixels, bundl
     assert outcome.counts["detections"] == len(frame)
 
 
-def test_a_class_that_is_none_is_refused(tmp_path, inline, pixels, bundle):
-    material.write_scene(tmp_path / "scenes" / "a.tif", pixels)
-    given = material.recipe(
-        bundle(), tmp_path / "scenes", mode="dense", detections={"classes": ["dto"]}
-    )
-    with pytest.raises(InputError, match="no dto in the bundle") as caught:
-        material.scored(given, tmp_path / "out")
-    assert "\n" not in str(caught.value)
-
-
-def test_two_schedules_at_once_score_each_scene_once(bundle, inline, tmp_path):
-    folder = bundle()
-    for seed in range(8):
-        values = material.dotted(material.field(110, 120, seed=seed), (72, 72))
-        material.write_scene(tmp_path / "scenes" / f"{seed}.tif", values)
-    out = tmp_path / "out"
-    given = material.recipe(
-        folder, tmp_path / "scenes", mode="dense", only_new=True, out=str(out),
-        schedule={"settle": 0},
-    )  # fmt: skip
-    with ThreadPoolExecutor(2) as pool:
-        runs = [run for run, *_ in pool.map(lambda n: material.scored(given, out, n * 12), "12")]
-    told = []
-    for run in runs:
-        path = f"runs/{run.run_id}.scenes.parquet"
-        if run.storage.exists(run.uri(path)):
-            told += [row["scene"] for row in material.rows_of(run, path)]
-    assert sorted(told) == [f"{seed}.tif" for seed in range(8)]
-    parts = pq.read_table(out / "predictions").to_pylist()
-    assert len({tile["tile_id"] for tile in parts}) == len(parts) == 8
-    assert len(list((out / "cam").glob("*.tif"))) == 8
-
-
 @pytest.mark.parametrize(("stride", "mode"), [(1.0, "tiles"), (0.125, "dense")])
 def test_auto_is_one_way_for_scenes_of_all_sizes_and_is_recorded(
     bundle, inline, tmp_path, stride, mode
@@ -238,15 +200,17 @@ def test_auto_is_one_way_for_scenes_of_all_sizes_and_is_recorded(
     assert record.seconds["computing (all processes)"] > 0
 
 
-@pytest.mark.parametrize(("task", "mapped"), [("multilabel", (0,)), ("multiclass", (0, 1))])
-def test_a_softmax_at_a_cell_is_over_all_classes(bundle, tmp_path, task, mapped):
-    spec = replace(load_bundle(str(bundle()), Storage()).spec, task=task)
-    given = material.recipe(
-        bundle(), tmp_path, cam={"classes": ["dot"]}, detections={"write": False}
-    )
-    scoring = scoring_of(given, spec)
-    assert scoring.maps.classes == (0,)  # what is written
-    assert scoring.computed.classes == mapped
+def test_softmax_scores_are_over_all_classes_whichever_are_mapped(bundle, inline, tmp_path, pixels):
+    material.write_scene(tmp_path / "scenes" / "a.tif", pixels)
+    found = []
+    for classes in ("dot", "all"):
+        given = material.recipe(
+            bundle(task="multiclass"), tmp_path / "scenes", mode="dense", cam={"classes": [classes]}
+        )
+        run, _, _, _ = material.scored(given, tmp_path / classes)
+        rows = material.rows_of(run, "detections/a.tif.parquet")
+        found.append([row["score"] for row in rows if row["class"] == "dot"])
+    assert found[0] == found[1] != [1.0] * len(DOTS)
 
 
 @pytest.mark.parametrize(

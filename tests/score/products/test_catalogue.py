@@ -156,36 +156,8 @@ def test_the_model_is_an_item_of_its_own() -> None:
     assert model("/b/model.safetensors").assets["model"].href == "/b/model.safetensors"
 
 
-def test_from_a_run_to_its_items_and_on_to_the_model_and_the_products(tmp_path) -> None:
-    scenes = [scene(), scene(name="x y/é#1.tif"), scene(None, None, "plain.png")]
-    items, ids = [made(each, ("rgb", "nir")) for each in scenes], [each.scene for each in scenes]
-    boxes = [item.bbox for item in items if item.bbox]
-    times = ["2024-05-06T07:08:09.5Z", "2024-05-06T07:08:09Z", "2024-05-06T07:08:10Z"]
-    run = collection_of(MADE_BY, ids, boxes, times, {"satray:mode": ["dense"]})
-    documents = {names.collection_path("r1"): run, names.model_path(MODEL): model()}
-    documents |= {
-        names.product_path("item", name): item for name, item in zip(ids, items, strict=True)
-    }
-    for name, document in documents.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(to_bytes(document))
-    back = pystac.Collection.from_file(str(tmp_path / names.collection_path("r1")))
-    assert len(back.validate()) == 1
-    assert (back.id, back.license) == ("r1", "other")
-    assert back.extent.spatial.bboxes == [boxes[0]]
-    assert back.extent.temporal.intervals == [[TAKEN, TAKEN.replace(second=10)]]
-    assert back.summaries.lists == {"satray:model_id": [MODEL], "satray:mode": ["dense"]}
-    there = list(back.get_items())
-    assert [item.properties["satray:scene"] for item in there] == ids
-    for each in (back, *there):
-        (link,) = (link for link in each.get_links("derived_from") if link.title == "the model")
-        assert link.resolve_stac_object().target.properties["mlm:name"] == f"satray-{MODEL}"
-    for item, name in zip(there, ids, strict=True):
-        alone = pystac.Item.from_file(item.get_self_href())
-        assert alone.collection_id == alone.get_collection().id == "r1"
-        href = Path(alone.assets["cam_nir"].get_absolute_href())
-        assert href.resolve() == tmp_path / names.product_path("cam", name, "nir")
-    nowhere = collection_of(MADE_BY, ["a"], [], times, {})
+def test_a_run_without_any_ground_is_somewhere_in_the_world() -> None:
+    nowhere = collection_of(MADE_BY, ["a"], [], ["2024-05-06T07:08:09Z"], {})
     nowhere.validate()
     assert nowhere.extent.spatial.bboxes == [[-180, -90, 180, 90]]
 

@@ -140,19 +140,3 @@ def test_the_page_shows_what_was_found_and_what_failed() -> None:
         "and 1 scene more", "truncated at row 7", "another run has taken it over", "drift 2.1",
     ):  # fmt: skip
         assert said in words
-
-
-def test_one_scene_and_none() -> None:
-    found, _ = page(result("a", detections=1, tiles=1))
-    assert "1 scene: 1 scored; 1 detection in 1 tile." in " ".join(found.text)
-    found, _ = page()
-    assert "0 scenes: none; 0 detections in 0 tiles." in " ".join(found.text)
-
-
-def test_names_are_escaped() -> None:
-    found, text = page(
-        result(NASTY, notes=(NASTY,)), result(NASTY, "failed", error=NASTY), pictures=(NASTY,),
-        subtitle=NASTY,
-    )  # fmt: skip
-    assert sum("onerror" in words for words in found.text) >= 6
-    assert "\x00" not in text

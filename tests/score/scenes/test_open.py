@@ -13,7 +13,6 @@ from score.scenes.scene_material import STORE, UTM, noise, opened, ref, write
 
 from satray.data.decode import decode
 from satray.errors import DecodeError, InputError, MisfitError
-from satray.score.outlines import SceneExtent
 from satray.score.scenes.find import BandSource, SceneRef, etag_of, find_scenes
 from satray.score.scenes.open import Conversion, Scene, source_names
 
@@ -32,17 +31,6 @@ def whole(scene):
 def opened_as(band, *wanted):
     """A scene of one file, as a list or an Item names its band."""
     return Scene(ref("s", band), wanted, None, STORE)
-
-
-def test_facts(tmp_path):
-    tags = {"TIFFTAG_DATETIME": "2026:01:02 03:04:05"}
-    path = write(tmp_path / "a.tif", noise(4), BGRN, tags=tags, tiled=True, blockxsize=64)
-    with opened(path, ("red", "green")) as scene:
-        facts = scene.facts
-    assert facts.extent == SceneExtent("a.tif", 90, 120, "EPSG:32631", UTM[:6])
-    assert facts.bands == ("red", "green")
-    assert (facts.stored_dtype, facts.dtype) == ("uint16", "uint16")
-    assert facts.taken_at == tags["TIFFTAG_DATETIME"]
 
 
 @pytest.mark.parametrize("driver", ["GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG"])
@@ -239,33 +227,19 @@ def test_alpha_alone_is_no_scene(tmp_path):
 # ---- what lies beside
 
 
-def test_a_world_file_beside_serves_where_there_is_no_affine(tmp_path):
-    numbers = "10.0\n0.0\n0.0\n-10.0\n{}\n5410995.0\n"
-    for name in ("bare", "alone", "placed"):
-        more = {} if name == "placed" else {"transform": None}
-        write(tmp_path / f"{name}.tif", noise(1), ("red",), **more)
-        if name != "alone":
-            (tmp_path / f"{name}.tfw").write_text(numbers.format(448005))
-
-    def found():
-        return {ref.scene: ref for ref in find_scenes(str(tmp_path), STORE).scenes}
-
-    scenes = found()
-    said = {
-        "bare.tif": ("EPSG:32631", UTM[:6], "placed by a world file"),
-        "placed.tif": ("EPSG:32631", UTM[:6], ""),
-        "alone.tif": (None, None, "a CRS without a transform: pixel coordinates"),
-    }
-    for name, expected in said.items():
-        assert find_scenes(str(tmp_path / name), STORE).scenes == (scenes[name],)
-        with Scene(scenes[name], ("red",), None, STORE) as scene:
-            extent = scene.facts.extent
-            assert (extent.crs, extent.transform, scene.facts.place) == expected
-    (tmp_path / "bare.tfw").write_text(numbers.format(448015))
-    (tmp_path / "placed.tfw").rename(tmp_path / "alone.TFW")
-    again = found()
-    assert {name for name in scenes if scenes[name].etag != again[name].etag} == set(scenes)
-    assert again["alone.tif"].world == str(tmp_path / "alone.TFW")
+def test_a_world_file_beside_places_a_scene_and_belongs_to_it(tmp_path):
+    path = write(tmp_path / "a.tif", noise(1), ("red",), transform=None)
+    etags = set()
+    for place, east in enumerate((448005, 448015)):
+        world = tmp_path / ("a.tfw", "a.TFW")[place]
+        world.write_text(f"10\n0\n0\n-10\n{east}\n5410995\n")
+        (found,) = find_scenes(str(tmp_path), STORE).scenes
+        assert find_scenes(path, STORE).scenes == (found,)
+        with Scene(found, ("red",), None, STORE) as scene:
+            assert scene.facts.extent.transform == (10, 0, east - 5, 0, -10, 5411000)
+        etags.add(found.etag)
+        world.unlink()
+    assert len(etags) == 2
 
 
 @pytest.mark.parametrize("kind", ["one file", "a file a band"])
