@@ -122,7 +122,7 @@ class PrepareRecipe(Recipe):
 
 
 class DemoRecipe(Recipe):
-    """Generate a small archive and run the whole line on it."""
+    """Generate a small archive and run the whole line on it; cut short, it begins anew."""
 
     tiles: int = key(600, "tiles in the generated archive", unit="tiles", ge=40)
     size: int = key(64, "side of a tile", unit="px", ge=32)
