@@ -89,13 +89,12 @@ def in_process(keys: list[str], given: argparse.Namespace) -> Iterator[tuple[str
     setup, storage = read(recipe, Storage()), Storage()
     device, batch = torch.device(given.device), given.batch
     network = setup.network().to(device).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW([{"params": network.parameters(), "share": 1.0}], fused=True)
 
     def loss(logits_BK: Any, labels_BK: Any) -> Any:
         return F.binary_cross_entropy_with_logits(logits_BK, labels_BK, reduction="none").mean(1)
 
     step = TrainStep(
-        network, optimizer, loss, clip=recipe.optimizer.clip, bf16=given.precision == "bf16",
+        network, recipe.optimizer, setup.plan.stages[-1], loss, bf16=given.precision == "bf16",
         compile=given.compile,
     )  # fmt: skip
     source = setup.source("train", storage)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from satray.config.train import CheckRecipe
+from satray.config.train import CheckRecipe, StageOptions
 from satray.data.order import permutation
 from satray.errors import InputError
 from satray.metrics.scored import decide
@@ -70,7 +70,6 @@ def read(recipe: CheckRecipe, storage: Storage) -> Setup:
     plain = {
         "resources": recipe.resources.model_copy(update={"workers": 1}),
         "loss": recipe.loss.model_copy(update={"smoothing": 0.0}),
-        "dropout": 0.0,
         "drop_path": 0.0,
     }
     return setup_of(recipe.model_copy(update=plain), storage)
@@ -169,11 +168,12 @@ def _examine(
     preprocess, wanted = worker.task.setup.preprocess(), recipe.check
     inputs = inputs_of(batch, lambda stored, *_: preprocess(stored), worker.device)
     labels_BK = inputs.labels_BK.cpu().numpy()
+    stage = replace(worker.task.setup.plan.stages[0], options=StageOptions(), dropout=0.0)
     traces: list[Trace] = []
     for factor in (1.0, *FACTORS):
         if traces and (traces[-1].learnt or math.isnan(traces[0].losses[0])):
             break
-        network, take = worker.begin("all", parts=recipe.accumulate)
+        network, take = worker.begin(stage, recipe.accumulate)
         outputs: list[Tensor] = []
         network.register_forward_hook(lambda _, __, out, to=outputs: to.append(out.detach()))
         losses: list[float] = []

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from satray.train.evaluation import Predictions
     from satray.train.plan import TrainingPlan
 
-FOLDER, INITIAL = "train", "initial.pt"
+FOLDER, INITIAL = "rounds", "initial.pt"
 """Below the run's state: the folder of these files; the network's first weights, made by the driver
 before workers start."""
 WORST = -1e30
-"""Score of a metric that is not a number."""
+"""Score of a metric that is not a number, or not there."""
 
 State = dict[str, "Tensor"]
 Lost = dict[str, dict[int, str]]
@@ -42,21 +42,19 @@ class TrainState:
     """A run after a whole number of pseudo-epochs. Tensors and plain types only."""
 
     pseudo_epoch: int
-    """Pseudo-epochs finished; one more than the plan has where the mean of snapshots is too."""
+    """Rounds of the plan that are finished."""
     model: State
     """State dict of the network: parameters and buffers, contiguous."""
     optimizer: dict[str, Any]
     """State dict of the optimiser of the last step's stage; empty where no more steps are taken."""
     history: tuple[dict[str, Any], ...]
-    """One flat row an evaluation so far (`Loop.step`)."""
+    """One flat row a round so far (`Loop.step`)."""
     average: State
     """The moving average (`MovingAverage.state`); empty where there is none."""
     lost: Lost = field(default_factory=dict)
     """In all attempts, by all workers."""
     swa: State = field(default_factory=dict)
     """The mean of the snapshots so far; empty where none is asked for."""
-    averaged: dict[str, Any] | None = None
-    """Its evaluation; None before that, and where it is not finite."""
 
     def copied(self) -> TrainState:
         """The same in the CPU's memory, where training changes nothing any more."""
@@ -73,13 +71,16 @@ class Kept:
     weights: State
     """State dict of the network, on the CPU."""
     validation: dict[str, Any]
-    """Flat: `val_loss`, metrics, `ap_C` of class C, ..."""
+    """The row of that round (`Loop.step`), seconds left out."""
     predictions: Predictions
     """Of the validation split."""
     precision: str = "fp32"
     """Of those: `fp32`, or `bf16` autocast."""
-    kind: str = "checkpoint"
-    """Or `swa`: the mean of the snapshots' weights."""
+
+    @property
+    def kind(self) -> str:
+        """`checkpoint`, or `swa`: the mean of the snapshots' weights."""
+        return str(self.validation["kind"])
 
 
 def find(storage: Storage, state: str, kind: str = "latest") -> tuple[int, str | None]:
@@ -91,7 +92,7 @@ def find(storage: Storage, state: str, kind: str = "latest") -> tuple[int, str |
         kind: `latest`, or `best`.
 
     Returns:
-        Pseudo-epochs finished and kept, and the URI of the state after them, or of the best
+        Rounds finished and kept, and the URI of the state after them, or of the best
         weights so far; None where there is none.
     """
     kept: dict[str, dict[int, str]] = {"latest": {}, "best": {}}
@@ -105,8 +106,8 @@ def find(storage: Storage, state: str, kind: str = "latest") -> tuple[int, str |
 
 
 def is_done(storage: Storage, state: str, plan: TrainingPlan) -> bool:
-    """Whether a training has come to its end, the mean of its snapshots included."""
-    return find(storage, state)[0] >= plan.pseudo_epochs + bool(plan.snapshots)
+    """Whether a training has come to its end."""
+    return find(storage, state)[0] >= plan.rounds
 
 
 def latest_of(storage: Storage, state: str) -> TrainState | None:
@@ -166,10 +167,12 @@ class Writer:
                 self._storage.delete(entry.uri)
 
 
-def score(validation: Mapping[str, Any], best: str) -> float:
-    """What weights are compared by: more is better."""
-    value = -float(validation["val_loss"]) if best == "loss" else float(validation[best])
-    return WORST if math.isnan(value) else value
+def score(row: Mapping[str, Any], best: str) -> float:
+    """What the weights of a round are compared by: more is better."""
+    value = float(row.get("val_loss" if best == "loss" else best, math.nan))
+    if math.isnan(value):
+        return WORST
+    return -value if best == "loss" else value
 
 
 def to_bytes(state: Any) -> bytes:

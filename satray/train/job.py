@@ -129,12 +129,13 @@ def _finish(
         kept = checkpoints.best_of(run.storage, run.state)
     if latest is None or kept is None:
         raise TrainingError("training ended without a checkpoint")
-    rows, plan, classes = latest.history, setup.plan, setup.index.meta.classes
-    best, last = max(reversed(rows), key=lambda row: checkpoints.score(row, setup.best)), rows[-1]
+    plan, classes = setup.plan, setup.index.meta.classes
+    rows = latest.history[: plan.pseudo_epochs]
+    best = max(reversed(rows), key=lambda row: checkpoints.score(row, setup.best))
     files, calibration = bundle(setup, run, kept)
     for name, data in files.items():
         run.publish(f"bundle/{name}", data)
-    run.publish_table("history.parquet", pa.Table.from_pylist(rows))
+    run.publish_table("history.parquet", pa.Table.from_pylist(latest.history))
     title = f"{run.run_id}: {setup.variant_name}"
     stages = [(stage.first_step * plan.global_batch, stage.number) for stage in plan.stages]
     each = max(1, plan.total_steps // POINTS)
@@ -168,9 +169,10 @@ def _finish(
     average = []
     if plan.snapshots:
         name, found = "val_loss" if setup.best == "loss" else setup.best, "not finite"
-        if latest.averaged is not None:
-            figures["swa"] = tracking.nested(latest.averaged)
-            found = said(latest.averaged[name])
+        mean = latest.history[-1]
+        if name in mean:
+            figures["swa"] = tracking.nested(mean)
+            found = said(mean[name])
         average.append(
             f"average of {counted(len(plan.snapshots), 'snapshot')}: {name} {found}, best "
             f"checkpoint {said(best[name])}; the bundle is the "
@@ -183,7 +185,7 @@ def _finish(
             "val_tiles": setup.val_tiles,
             "classes": len(classes),
             "pseudo_epochs": len(rows),
-            "samples": last["samples_seen"],
+            "samples": rows[-1]["samples_seen"],
             "unreadable_tiles": lost,
         },
         metrics={name: kept.validation[name] for name in HEADLINES}

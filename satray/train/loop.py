@@ -1,4 +1,4 @@
-"""The training loop in plain torch: a plan, batches, an evaluation after each pseudo-epoch.
+"""The training loop in plain torch: a plan, batches, an evaluation in each of its rounds.
 
 Where `torch.distributed` is initialised, every rank has a `Loop`. It serves whole networks fed with
 tiles, and heads fed with cached features.
@@ -28,7 +28,6 @@ from satray.train.checkpoints import TrainState
 from satray.train.evaluation import Predictions, evaluate, within_budget
 from satray.train.losses import make_loss
 from satray.train.mixing import Mixing
-from satray.train.optim import make_optimizer, parameter_groups, set_dropout
 from satray.train.plan import PlannedStage, TrainingPlan
 from satray.train.process import (
     determinism,
@@ -43,7 +42,7 @@ from satray.train.step import Batch, Inputs, Results, TrainInput, TrainStep, ahe
 Batches = Callable[[int], Iterator[Batch]]
 """Pseudo-epoch -> this worker's batches of it, each of `plan.local_batch` tiles."""
 Row = dict[str, Any]
-"""One pseudo-epoch and its evaluation, flat and plain: see `Loop.step`."""
+"""One round and its evaluation, flat and plain: see `Loop.step`."""
 
 SKIPS = 10
 """Steps in a row that may come out not finite, and teach nothing, before training stops."""
@@ -52,7 +51,7 @@ TELL = 1.0
 
 
 class Loop:
-    """A training run, evaluated after each pseudo-epoch, a `step` at a time.
+    """A training run, a round of its plan at a time: a pseudo-epoch, or the mean of snapshots.
 
     Between steps torch's generators and switches are the caller's own.
 
@@ -109,38 +108,41 @@ class Loop:
         self._optimizer: torch.optim.Optimizer
         self._step: TrainStep
         self.pseudo_epoch = 0
-        """Pseudo-epochs done."""
+        """Rounds done."""
         self.history: tuple[Row, ...] = ()
         """A row of each."""
-        self.averaged: Row | None = None
-        """Evaluation of the mean of the snapshots, where it is made and finite."""
         if state is not None:
             with self._apart():
                 self._restore(state)
 
     @property
     def done(self) -> bool:
-        """Whether the plan is; `average` may be left to do."""
-        return self.pseudo_epoch >= self._plan.pseudo_epochs
+        """Whether the plan is."""
+        return self.pseudo_epoch >= self._plan.rounds
 
     def step(
         self, train_batches: Batches, val_batches: Callable[[], Iterator[Batch]]
     ) -> tuple[Row, Predictions | None]:
-        """Train for a pseudo-epoch and evaluate.
+        """Train for a pseudo-epoch and evaluate; in a last round, the mean of snapshots (SWA).
+
+        Of that mean a pass over the train split renews the batch statistics. P. Izmailov et al.,
+        "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018.
 
         Args:
             train_batches: `plan.steps_in(pseudo_epoch)` batches or more.
             val_batches: this worker's share of the validation split; rows may repeat.
 
         Returns:
-            The same on all ranks but for the seconds: `pseudo_epoch`, `step` and `samples_seen`
-            since the start of the run, `times_seen` (samples in units of the train split), `stage`
-            of the last step and `stage_began` (samples seen then), its `learning_rate`,
-            `train_loss` (mean over the readable samples, over all workers), `unreadable` samples
-            (weight 0), `skipped` steps (not finite), `images_per_second` over all workers without
-            evaluation, `seconds_data` that this worker waited for batches (a GPU: while it had
-            nothing to do), `seconds_compute` that it trained and `seconds_evaluate`; and what
-            `evaluate` gives. On rank 0 the validation logits behind them, else None.
+            The same on all ranks but for the seconds: `kind` (`checkpoint`, or `swa` for the mean
+            of snapshots), `pseudo_epoch`, `step` and `samples_seen` since the start of the run,
+            `times_seen` (samples in units of the train split), `stage` of the last step and
+            `stage_began` (samples seen then), its `learning_rate`, `train_loss` (mean over the
+            readable samples, over all workers), `unreadable` samples (weight 0), `skipped` steps
+            (not finite), `images_per_second` over all workers without evaluation, `seconds_data`
+            that this worker waited for batches (a GPU: while it had nothing to do),
+            `seconds_compute` that it trained and `seconds_evaluate`; and what `evaluate` gives, or
+            for a mean none of that where it fails: it may be bad where no checkpoint is. On rank 0
+            the validation logits behind them, else None.
 
         Raises:
             TrainingError: losses that are not finite, `SKIPS` in a row or all of a pseudo-epoch; a
@@ -148,37 +150,13 @@ class Loop:
                 `error_budget` allows, or no validation tile that can be read.
         """
         with self._apart():
-            return self._judged(self._train(train_batches(self.pseudo_epoch)), val_batches)
-
-    def average(
-        self, train_batches: Batches, val_batches: Callable[[], Iterator[Batch]]
-    ) -> tuple[Row | None, Predictions | None]:
-        """When the plan is done: evaluate the mean of the snapshots' weights (SWA).
-
-        A pass over the train split renews its batch statistics first. P. Izmailov et al.,
-        "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018.
-
-        Args:
-            train_batches: as of `step`; for the pseudo-epoch after the last.
-            val_batches: as of `step`.
-
-        Returns:
-            What `evaluate` gives, which `averaged` is from then on; None where that fails: the mean
-            may be bad where no checkpoint is.
-        """
-        assert self._swa is not None, "average.swa"
-        network: Any = self._swa.module
-        predictions: Predictions | None = None
-        self._evaluated = network
-        with self._apart(), suppress(TrainingError):
-            network.set_trainable(self._plan.stages[-1].options.trainable)
-            renew_statistics(network, self._inputs(train_batches(self.pseudo_epoch)))
-            self.averaged, predictions = self._evaluate(val_batches())
-        self.pseudo_epoch += 1
-        return self.averaged, predictions
+            batches = train_batches(self.pseudo_epoch)
+            trains = self.pseudo_epoch < self._plan.pseudo_epochs
+            row = self._train(batches) if trains else self._renew(batches)
+            return self._judged(row, val_batches)
 
     def state(self) -> TrainState:
-        """The run after the pseudo-epochs that are done; its tensors are the live ones."""
+        """The run after the rounds that are done; its tensors are the live ones."""
         return TrainState(
             pseudo_epoch=self.pseudo_epoch,
             model=model_state(self._network),
@@ -186,7 +164,6 @@ class Loop:
             history=self.history,
             average=self._average.state(),
             swa={} if self._swa is None else model_state(self._swa),
-            averaged=self.averaged,
         )
 
     def kept(self) -> dict[str, Tensor]:
@@ -199,8 +176,7 @@ class Loop:
         if self._swa is not None:
             self._swa.load_state_dict(state.swa)
         self.pseudo_epoch, self.history = state.pseudo_epoch, state.history
-        self.averaged = state.averaged
-        if self.done:
+        if state.pseudo_epoch >= self._plan.pseudo_epochs:
             return
         step = self._plan.ends[state.pseudo_epoch - 1]
         stage = self._plan.stage_at(step - 1)
@@ -209,36 +185,28 @@ class Loop:
             self._optimizer.load_state_dict(state.optimizer)
 
     def _enter(self, stage: PlannedStage) -> None:
-        """Freeze and thaw, make the optimiser, wrap for data-parallel training."""
-        recipe, network = self._recipe, self._network
-        set_trainable = cast(Callable[[str], None], network.set_trainable)
-        set_trainable(stage.options.trainable)
-        network.zero_grad(set_to_none=True)
-        network.train()
-        self._average.begin()
-        set_dropout(network, stage.dropout)
-        groups = parameter_groups(network, stage.options.layer_decay)
-        self._optimizer = make_optimizer(recipe.optimizer, groups)
-        wanted = recipe.compile
+        recipe, wanted = self._recipe, self._recipe.compile
         self._step = TrainStep(
-            network,
-            self._optimizer,
+            self._network,
+            recipe.optimizer,
+            stage,
             self._loss,
-            clip=recipe.optimizer.clip,
             accumulate=recipe.accumulate,
             bf16=self._bf16,
             compile=self._device.type == "cuda" if wanted == "auto" else wanted,
         )
-        self._stage = stage
+        self._stage, self._optimizer = stage, self._step.optimizer
+        self._average.begin()
 
     def _judged(
         self, row: Row, val_batches: Callable[[], Iterator[Batch]]
     ) -> tuple[Row, Predictions | None]:
-        """Evaluate after a pseudo-epoch of which its part of the row is given: it is done then."""
-        began = time.perf_counter()
-        self._average.share()
-        found, predictions = self._evaluate(val_batches())
-        row |= found | {"seconds_evaluate": time.perf_counter() - began}
+        """Evaluate in a round of which the first part of the row is given: it is done then."""
+        began, predictions = time.perf_counter(), None
+        with suppress(*(TrainingError,) if row["kind"] == "swa" else ()):
+            found, predictions = self._evaluate(val_batches())
+            row |= found
+        row["seconds_evaluate"] = time.perf_counter() - began
         self.pseudo_epoch += 1
         self.history = (*self.history, row)
         return row, predictions
@@ -304,18 +272,29 @@ class Loop:
                     "images_per_second": (step + 1 - first) * batch / (shown - began),
                 }
                 self._progress(now)
+        self._average.share()
         return self._row(taken, waited, time.perf_counter() - began)
 
+    def _renew(self, batches: Iterator[Batch]) -> Row:
+        """Take the mean of the snapshots, with batch statistics of its own: its part of the row."""
+        assert self._swa is not None, "average.swa"
+        began, network = time.perf_counter(), cast(Any, self._swa.module)
+        network.set_trainable(self._plan.stages[-1].options.trainable)
+        renew_statistics(network, self._inputs(batches))
+        self._evaluated = network
+        return self._row([], 0.0, time.perf_counter() - began)
+
     def _row(self, taken: list[list[float]], waited: float, spent: float) -> Row:
-        """What a pseudo-epoch's steps gave, `waited` of the seconds `spent` without a batch."""
-        plan, batch, pseudo_epoch = self._plan, self._plan.global_batch, self.pseudo_epoch
-        steps, end = plan.steps_in(pseudo_epoch), plan.ends[pseudo_epoch]
-        unreadable = steps * batch - round(sum(readable for _, readable, _ in taken))
-        where = f"pseudo-epoch {pseudo_epoch + 1}"
-        within_budget(unreadable, steps * batch, where, self._recipe.error_budget)
+        """What a round's steps gave, `waited` of the seconds `spent` without a batch."""
+        plan, number, batch = self._plan, self.pseudo_epoch, self._plan.global_batch
+        end, samples = plan.ends[min(number, plan.pseudo_epochs - 1)], len(taken) * batch
+        unreadable = samples - round(sum(readable for _, readable, _ in taken))
+        budget = self._recipe.error_budget
+        within_budget(unreadable, samples, f"pseudo-epoch {number + 1}", budget)
         stage = plan.stage_at(end - 1)
         return {
-            "pseudo_epoch": pseudo_epoch,
+            "kind": "checkpoint" if number < plan.pseudo_epochs else "swa",
+            "pseudo_epoch": number,
             "stage": stage.number,
             "stage_began": stage.first_step * batch,
             "step": end,
@@ -325,7 +304,7 @@ class Loop:
             "train_loss": _mean(taken),
             "unreadable": unreadable,
             "skipped": sum(bool(bad) for *_, bad in taken),
-            "images_per_second": steps * batch / spent,
+            "images_per_second": samples / spent,
             "seconds_data": waited,
             "seconds_compute": spent - waited,
         }

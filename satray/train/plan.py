@@ -109,6 +109,11 @@ class TrainingPlan:
         return len(self.ends)
 
     @property
+    def rounds(self) -> int:
+        """Rows of the history: a pseudo-epoch each, and the last for the mean of the snapshots."""
+        return self.pseudo_epochs + bool(self.snapshots)
+
+    @property
     def lines(self) -> tuple[str, ...]:
         """What each stage trains, for how long and how fast, for a person."""
         lines = []
@@ -248,14 +253,14 @@ def _snapshots(plan: TrainingPlan) -> tuple[int, ...]:
 
 
 def train_order(recipe: TrainRecipe, plan: TrainingPlan, labels_NK: NDArray[Any]) -> TrainOrder:
-    """Rows of each pseudo-epoch; with snapshots after the last those for batch statistics.
+    """Rows of each round: of a pseudo-epoch, or for the batch statistics of the snapshots' mean.
 
     Args:
         recipe: seed, shuffling, class-aware sampling.
         plan: of the run.
         labels_NK: 0 or 1, of the train split.
     """
-    steps = map(plan.steps_in, range(plan.pseudo_epochs + bool(plan.snapshots)))
+    steps = map(plan.steps_in, range(plan.rounds))
     ends = tuple(end * plan.global_batch for end in itertools.accumulate(steps))
     repeats = repeat_factors(labels_NK, recipe.repeat)
     return TrainOrder(len(labels_NK), ends, recipe.seed, recipe.shuffle, repeats)

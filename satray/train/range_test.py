@@ -277,17 +277,15 @@ def _sweeps(worker: Worker, stages: Sequence[int]) -> tuple[Finding, ...]:
 def _sweep(worker: Worker, stage: int, seed: int, number: int) -> Curve:
     """One sweep over batches as training with that seed would draw them, always shuffled."""
     from satray.train.mixing import Mixing
-    from satray.train.optim import set_dropout
     from satray.train.process import seed_torch
     from satray.train.step import AugmentedTiles, ahead, inputs_of
 
     setup, recipe, device = worker.task.setup, worker.task.setup.recipe, worker.device
-    planned, options = setup.plan.stages[stage], recipe.landscape
+    options = recipe.landscape
     # A batch goes through in as many parts as with the run's workers: so it fits the device, and
     # batch norms see what they will see.
     parts = recipe.accumulate * setup.plan.workers
-    network, take = worker.begin(planned.options.trainable, planned.options.layer_decay, parts)
-    set_dropout(network, planned.dropout)
+    _, take = worker.begin(setup.plan.stages[stage], parts)
     seed_torch(recipe.seed, _STREAM, number)
     drawn = recipe.seed + seed
     make = AugmentedTiles.of(recipe, setup.preprocess(), drawn)

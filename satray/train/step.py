@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from satray.config.train import TrainRecipe
+from satray.config.train import OptimizerOptions, TrainRecipe
 from satray.data.augment import Augment, send
 from satray.data.order import samples
 from satray.models.preprocess import Preprocess, normalize
 from satray.train.losses import Loss
 from satray.train.mixing import Mixing
-from satray.train.optim import set_rate
+from satray.train.optim import make_optimizer, parameter_groups, set_dropout, set_rate
+from satray.train.plan import PlannedStage
 from satray.train.process import add_up, resting_norms, world_size, wrap
 
 Batch = dict[str, Any]
@@ -186,7 +187,7 @@ def ahead(inputs: Iterator[Inputs], device: torch.device) -> Iterator[Inputs]:
 
 
 class TrainStep:
-    """Learns from a batch; for one choice of trainable weights and their optimiser.
+    """Learns from a batch, in a stage: with its trainable weights, and an optimiser of its own.
 
     A step whose loss or gradient is not finite, and one without a readable tile, leaves weights and
     optimiser as they are. Nothing waits for the device: the caller looks at what a step gave when
@@ -196,28 +197,38 @@ class TrainStep:
     def __init__(
         self,
         network: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        options: OptimizerOptions,
+        stage: PlannedStage,
         loss: Loss,
         *,
-        clip: float = 0.0,
         accumulate: int = 1,
         bf16: bool = False,
         compile: bool = False,
     ) -> None:
-        """Begin; on several ranks the network is wrapped, and rank 0's buffers go to all.
+        """Begin: freeze and thaw; on several ranks wrap, and send rank 0's buffers to all.
 
         Args:
-            network: logits_BK from x_BCSS, on its device, its trainable part chosen.
-            optimizer: over what is trainable, with fused kernels.
+            network: logits_BK from x_BCSS, on its device, with `set_trainable`.
+            options: the optimiser, and the largest norm of the gradient of all weights together.
+            stage: what is trained, its dropout and layer decay.
             loss: (logits_BK, labels_BK) -> loss_B.
-            clip: largest norm of the gradient of all weights together; 0: any.
             accumulate: pieces that a batch goes through the network in, for one update; batch norm
                 sees each for itself.
             bf16: autocast to bfloat16.
             compile: by `torch.compile`.
+
+        Raises:
+            InputError: the stage trains nothing, or a block that there is not.
         """
-        self._network, self._optimizer, self._loss = network, optimizer, loss
-        self._clip, self._accumulate, self._bf16 = clip, accumulate, bf16
+        cast(Callable[[str], None], network.set_trainable)(stage.options.trainable)
+        network.zero_grad(set_to_none=True)
+        network.train()
+        set_dropout(network, stage.dropout)
+        groups = parameter_groups(network, stage.options.layer_decay)
+        self.optimizer = optimizer = make_optimizer(options, groups)
+        """Over what is trainable."""
+        self._network, self._loss = network, loss
+        self._clip, self._accumulate, self._bf16 = options.clip, accumulate, bf16
         self._wrapped = wrap(network, next(network.parameters()).device)
         self._forward: Any = torch.compile(self._wrapped) if compile else self._wrapped
         self._weights = [w for group in optimizer.param_groups for w in group["params"]]
@@ -238,8 +249,8 @@ class TrainStep:
             float64 (3,), on the device, over all workers: sum of the losses, readable tiles, and 1
             where the step was not finite and nothing was learnt from it, else 0.
         """
-        set_rate(self._optimizer, rate, momentum)
-        self._optimizer.zero_grad(set_to_none=True)
+        set_rate(self.optimizer, rate, momentum)
+        self.optimizer.zero_grad(set_to_none=True)
         readable = add_up(inputs.weight_B.sum())
         # DDP averages gradients over ranks; this makes it the mean over all readable tiles.
         scale = world_size() / readable.clamp(min=1.0)
@@ -265,7 +276,7 @@ class TrainStep:
         bad = ~(total.isfinite() & norm.isfinite())
         # Fused kernels do nothing where it is 1, as `torch.amp.GradScaler` has them; an `if` here
         # would make a GPU wait.
-        optimizer: Any = self._optimizer
+        optimizer: Any = self.optimizer
         optimizer.grad_scale, optimizer.found_inf = None, (bad | (readable == 0)).float()
         optimizer.step()
         return torch.stack([total, readable.double(), bad.double()])

@@ -25,7 +25,7 @@ from satray.storage import is_remote, join
 from satray.storage.temporary import scratch
 
 Row = dict[str, Any]
-"""One evaluation (`Loop.step`): counts are integers, all else is floating."""
+"""One evaluation (`Loop.step`): its kind is text, counts are integers, all else is floating."""
 
 BY_CLASS = ("ap", "ppr")
 """Average precision, predicted-positive rate: columns like `ap_ship`."""
@@ -50,7 +50,7 @@ def scalars(row: Row) -> Iterator[tuple[str, float]]:
     """What trackers plot: `loss/train`, `validation/map`, `ap/<class>`, ...; finite ones only."""
     groups = {"train_loss": "loss/train", "val_loss": "loss/val"}
     for name, value in row.items():
-        if isinstance(value, int) or not math.isfinite(value):
+        if not isinstance(value, float) or not math.isfinite(value):
             continue
         kind = _kind(name)
         group = kind or "validation"

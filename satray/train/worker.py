@@ -29,7 +29,7 @@ from satray.storage import Storage
 from satray.train import checkpoints
 from satray.train.checkpoints import Kept, Lost, Writer, score
 from satray.train.imbalance import class_weights
-from satray.train.plan import train_order
+from satray.train.plan import PlannedStage, train_order
 from satray.train.setup import Setup
 
 if TYPE_CHECKING:
@@ -151,25 +151,23 @@ def train(
 
     writer = Writer(storage, task.state)
 
-    def keep(kind: str, row: dict[str, Any] | None, seen: Predictions | None) -> None:
+    def keep(row: dict[str, Any], seen: Predictions | None) -> None:
         lost = by_rank_0(errors, all_lost)
         if rank:
             return
         best, highest = None, max(score(each, setup.best) for each in loop.history)
-        if row is not None and seen is not None and score(row, setup.best) >= highest:
-            samples = loop.history[-1]["samples_seen"]
+        if seen is not None and score(row, setup.best) >= highest:
             shown = {name: value for name, value in row.items() if "second" not in name}
             weights = {name: value.cpu().clone() for name, value in loop.kept().items()}
-            best = Kept(samples, weights, shown, seen, loop.precision, kind)
+            best = Kept(row["samples_seen"], weights, shown, seen, loop.precision)
         writer.keep(replace(loop.state().copied(), lost=lost), best)
 
     try:
         while not loop.done:
             row, seen = loop.step(train_batches, val_batches)
-            keep("checkpoint", row, seen)
-            send({"kind": "epoch", "row": row if rank == 0 else None})
-        if plan.snapshots and loop.pseudo_epoch == plan.pseudo_epochs:
-            keep("swa", *loop.average(train_batches, val_batches))
+            keep(row, seen)
+            if row["kind"] == "checkpoint":
+                send({"kind": "epoch", "row": row if rank == 0 else None})
     except TrainingError as error:
         reasons = [reason for rows in errors.values() for reason in rows.values()]
         more = f"; a tile that could not be read: {reasons[0]}" if reasons else ""
@@ -266,13 +264,12 @@ class Worker:
     """Shows how far the work is."""
 
     def begin(
-        self, trainable: str, layer_decay: float = 1.0, parts: int = 1
+        self, stage: PlannedStage, parts: int
     ) -> tuple[Network, Callable[[Inputs, float], float]]:
         """Make a training of its own, as the recipe says.
 
         Args:
-            trainable: as of a stage.
-            layer_decay: as of a stage.
+            stage: what is trained.
             parts: pieces that a batch goes through the network in.
 
         Returns:
@@ -280,22 +277,14 @@ class Worker:
             before it; NaN where that or its gradient is not finite.
         """
         from satray.train.losses import make_loss
-        from satray.train.optim import make_optimizer, parameter_groups
         from satray.train.step import TrainStep
 
         setup, recipe = self.task.setup, self.task.setup.recipe
         network = copy.deepcopy(self.network)
-        network.set_trainable(trainable)
-        network.train()
         weights = class_weights(recipe.loss, self.task.train.labels, recipe.repeat)
-        step = TrainStep(
-            network,
-            make_optimizer(recipe.optimizer, parameter_groups(network, layer_decay)),
-            make_loss(recipe.loss, setup.task, weights),
-            clip=recipe.optimizer.clip,
-            accumulate=parts,
-            bf16=self.bf16,
-        )
+        loss = make_loss(recipe.loss, setup.task, weights)
+        options = recipe.optimizer
+        step = TrainStep(network, options, stage, loss, accumulate=parts, bf16=self.bf16)
 
         def take(inputs: Inputs, rate: float) -> float:
             total, readable, bad = step(inputs, rate).tolist()

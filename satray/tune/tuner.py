@@ -341,7 +341,7 @@ class BackboneTrial:
 
     def _put_history(self, run: Run) -> None:
         latest = checkpoints.latest_of(run.storage, run.state)
-        for row in () if latest is None else latest.history:
+        for row in () if latest is None else latest.history[: self._plan.pseudo_epochs]:
             self._rows.put(row)
 
     def _take(self) -> dict[str, Any] | None:

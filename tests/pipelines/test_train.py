@@ -86,10 +86,12 @@ def test_one_worker_trains_and_leaves_a_bundle_that_scores_as_validation_did(pla
         "unreadable_tiles": 1,
     }
     rows = history(run)
-    assert rows["samples_seen"] == [48, 96, 144]
-    assert rows["train_loss"][-1] < rows["train_loss"][0]
+    assert rows["samples_seen"] == [48, 96, 144, 144]
+    assert rows["kind"] == [*["checkpoint"] * 3, "swa"]
+    assert rows["train_loss"][2] < rows["train_loss"][0]
     figures = json.loads((Path(run.out) / "metrics.json").read_text())
-    assert figures["best"]["map"] == max(rows["map"])
+    assert figures["best"]["map"] == max(rows["map"][:3])
+    assert figures["swa"]["map"] == rows["map"][3]
     assert figures["best"]["ap"].keys() == {"bright", "left"}
     made = {product.path for product in run.products}
     files = {"bundle/model.json", "bundle/model.safetensors", "history.parquet", "curves.png"}
@@ -134,7 +136,7 @@ class Training:
 
     def history(self):
         rows = self.state.history
-        return {n: [row[n] for row in rows] for n in rows[0] if "second" not in n}
+        return {n: [row.get(n) for row in rows] for n in rows[0] if "second" not in n}
 
 
 def an_epoch(message):
@@ -178,9 +180,6 @@ def test_left_on_ray_it_goes_on_here_and_the_other_way(job, plain, archive, tmp_
         found = training.history()
         same(found, {name: whole[name] for name in found})
         assert list(training.state.lost["train"]) == [3]  # of both attempts
-        figures = json.loads((Path(plain[1].out) / "metrics.json").read_text())
-        found = training.state.averaged["val_loss"]
-        assert found == pytest.approx(figures["swa"]["val_loss"])
 
 
 def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(
@@ -201,7 +200,7 @@ def test_two_workers_of_whom_one_is_killed_equal_one_at_the_same_global_batch(
     assert "training on 2 CPU workers" in training.said
     one, two = history(plain[1]), training.history()
     for name in ("train_loss", "val_loss"):
-        np.testing.assert_allclose(one[name], two[name], atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(one[name][:3], two[name][:3], atol=1e-4, err_msg=name)
     assert one["samples_seen"] == two["samples_seen"]
 
 

@@ -30,8 +30,8 @@ def states():
 
 def kept(kind="checkpoint", **validation):
     seen = Predictions(np.arange(2), np.float32([[1], [2]]), np.uint8([[1], [0]]))
-    shown = {"val_loss": 0.5, "map": 0.5, **validation}
-    return Kept(24, {"w": torch.ones(2)}, shown, seen, kind=kind)
+    shown = {"kind": kind, "val_loss": 0.5, "map": 0.5, **validation}
+    return Kept(24, {"w": torch.ones(2)}, shown, seen)
 
 
 def write(state, *pairs):
@@ -54,7 +54,7 @@ def test_the_newest_state_and_the_best_weights_stay(tmp_path, states):
     for name in ("model", "average", "swa"):
         equal(getattr(again, name), getattr(states[1], name))
     assert not torch.equal(again.model["head.bias"], states[0].model["head.bias"])
-    assert (again.history, again.averaged) == (states[1].history, None)
+    assert again.history == states[1].history
     assert len(STORAGE.list(state)) == 2
     write(state, (states[1], kept("swa", map=0.7)))
     best = best_of(STORAGE, state)
@@ -69,8 +69,8 @@ def test_weights_whose_state_was_not_written_any_more_do_not_count(tmp_path, sta
     state, elsewhere = str(tmp_path / "one"), str(tmp_path / "other")
     write(state, (states[0], kept(map=0.1)))
     write(elsewhere, (replace(states[1], pseudo_epoch=2), kept(map=0.9)))
-    newer = STORAGE.read(f"{elsewhere}/train/best-000002.pt")
-    STORAGE.write(f"{state}/train/best-000002.pt", newer)
+    newer = STORAGE.read(f"{elsewhere}/rounds/best-000002.pt")
+    STORAGE.write(f"{state}/rounds/best-000002.pt", newer)
     assert find(STORAGE, state)[0] == 1
     assert best_of(STORAGE, state).validation["map"] == 0.1
 
@@ -81,3 +81,4 @@ def test_weights_whose_state_was_not_written_any_more_do_not_count(tmp_path, sta
 )
 def test_more_is_better_and_no_number_is_worst(best, value, expected):
     assert score({"val_loss": 0.3, "map": value}, best) == expected
+    assert score({}, best) == WORST

@@ -29,6 +29,7 @@ from satray.config.train import OptimizerOptions, TowerOptions, VariantOptions
 from satray.errors import TrainingError
 from satray.metrics.summary import compute_metrics, flat
 from satray.models.network import Network
+from satray.train.checkpoints import WORST, score
 from satray.train.loop import MovingAverage, renew_statistics
 from satray.train.optim import set_dropout
 from satray.train.step import Inputs
@@ -70,6 +71,7 @@ def test_it_learns_and_reports(task, classes):
     assert (last["step"], last["samples_seen"], last["times_seen"]) == (45, 360, 15.0)
     assert last["seconds_data"] >= 0 < last["seconds_compute"] < 20
     assert last["images_per_second"] > 0 < last["seconds_evaluate"]
+    assert last.pop("kind") == "checkpoint"
     assert all(type(value) in (int, float) for value in last.values())
     # of each validation tile once, though some came twice
     assert found.rows.tolist() == list(range(VAL_ROWS))
@@ -125,12 +127,12 @@ def test_resumed_is_uninterrupted_bit_by_bit(build, stages, options, stop_after)
     torch.manual_seed(99)  # another process: nothing is left of the first one
     rest = run(given, build(), state=first.states[-1])
     equal(weights(whole.net), weights(rest.net))
-    last, last_of_whole = (*first.states, *rest.states)[-1], whole.states[-1]
+    last = (*first.states, *rest.states)[-1]
     for average in (kept, mean_of):
-        equal(average(last), average(last_of_whole))
+        equal(average(last), average(whole.states[-1]))
     assert timeless((*first.rows, *rest.rows)) == timeless(whole.rows)
     assert last.history == (*first.rows, *rest.rows)
-    assert (last.averaged, last.averaged is None) == (last_of_whole.averaged, not given.average.swa)
+    assert (last.history[-1]["kind"] == "swa") == given.average.swa
     done = run(given, build(), state=last)
     assert (done.rows, done.states) == ((), [])
     equal(weights(done.net), weights(whole.net))
@@ -318,9 +320,10 @@ def test_the_mean_of_snapshots_is_the_mean_and_its_logits_are_those_measured():
     assert found["norm.num_batches_tracked"] == 3  # the pass, from the start
     by_hand = validation_of(found, tiny_net(norm="batch"))
     np.testing.assert_allclose(by_hand, done.seen[-1].logits_NK, atol=1e-4)
-    assert last.averaged["val_loss"] < 0.69
+    assert done.rows[-1]["val_loss"] < 0.69
     equal(weights(done.net), states[-1])  # the run's own weights are left alone
-    assert (last.pseudo_epoch, len(last.history)) == (5, 4)
+    assert [row["kind"] for row in last.history] == ["checkpoint"] * 4 + ["swa"]
+    assert [row["samples_seen"] for row in last.history] == [24, 48, 72, 96, 96]
 
 
 def test_a_snapshot_is_taken_at_its_step_also_amid_a_pseudo_epoch():
@@ -339,12 +342,14 @@ def test_a_snapshot_is_taken_at_its_step_also_amid_a_pseudo_epoch():
     torch.testing.assert_close(mean_of(done.states[-1])["head.weight"], expected)
 
 
-def test_a_mean_that_is_not_finite_is_no_evaluation():
+def test_a_mean_that_is_not_finite_is_a_row_without_validation_and_never_best():
     given = recipe(stage(2, 0.05, "constant"), average={"swa": True})
     state = run(given, tiny_net(), stop_after=2).states[-1]
     state.swa["module.head.bias"].fill_(math.inf)
     again = run(given, tiny_net(), state=state)
-    assert (again.seen, again.states[-1].averaged) == ([None], None)
+    (row,) = again.rows
+    assert (again.seen, row["kind"], "val_loss" in row) == ([None], "swa", False)
+    assert score(row, "map") == score(row, "loss") == WORST
 
 
 def inputs(x_BCHW, readable=True):

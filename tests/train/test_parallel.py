@@ -33,9 +33,10 @@ def trained(rank, workers):
     assert all((seen is None) == (rank > 0) for seen in done.seen)  # rank 0 measures
     stages = stage(1, 0.05, "constant"), stage(1.5, 0.05, "constant", trainable="head")
     given = recipe(*stages, ema=0.9, average={"swa": True})
-    *states, last = run(given, tiny_net(norm="batch"), rank=rank, workers=workers).states
+    again = run(given, tiny_net(norm="batch"), rank=rank, workers=workers)
+    *states, last = again.states
     averages = [*map(kept, states), mean_of(last)]
-    return list(done.rows), weights(done.net), averages, last.averaged
+    return list(done.rows), weights(done.net), averages, list(again.rows)
 
 
 def worker(rank, workers, folder):
@@ -57,7 +58,7 @@ def test_two_workers_equal_one_and_each_other(tmp_path):
         assert [r["unreadable"] for r in rows] == [r["unreadable"] for r in alone] == [12, 12, 12]
         torch.testing.assert_close(found, net, rtol=1e-4, atol=1e-5)
     (first, mine, ours, averaged), (second, other, theirs, averaged_too) = both
-    assert timeless([*first, averaged]) == timeless([*second, averaged_too])
+    assert timeless([*first, *averaged]) == timeless([*second, *averaged_too])
     equal(mine, other)
     for one, two in zip(ours, theirs, strict=True):
         equal(one, two)

@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from train.tiny_training import PREPROCESS, SIZE, equal, tiles, tiny_net, weights
+from train.tiny_training import PREPROCESS, SIZE, equal, recipe, stage, tiles, tiny_net, weights
 
 from satray.config.train import LossOptions, OptimizerOptions
 from satray.data.augment import Augment
 from satray.data.order import samples
 from satray.train.losses import make_loss
-from satray.train.optim import make_optimizer, parameter_groups
+from satray.train.plan import plan_training
 from satray.train.process import takes_bf16
 from satray.train.step import AugmentedTiles, Inputs, TrainStep, train_input
 
@@ -31,9 +31,10 @@ def inputs(tiles=8, seed=0, scale=1.0, unreadable=()):
     )
 
 
-def step_of(net, name="sgd", momentum=0.9, decay=0.05, **options):
-    keys = OptimizerOptions(name=name, momentum=momentum, weight_decay=decay)
-    return TrainStep(net, make_optimizer(keys, parameter_groups(net, 1.0)), LOSS, **options)
+def step_of(net, name="sgd", momentum=0.9, decay=0.05, clip=0.0, **options):
+    keys = OptimizerOptions(name=name, momentum=momentum, weight_decay=decay, clip=clip)
+    (whole,) = plan_training(recipe(stage(1)), 8, 1).stages
+    return TrainStep(net, keys, whole, LOSS, **options)
 
 
 def test_it_is_torchs_own_loop():

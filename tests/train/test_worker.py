@@ -57,4 +57,4 @@ def test_two_ranks_on_one_gpu_are_refused(archive, tmp_path):
     two = replace(WORKERS, count=2, gpu=True, gpu_share=0.5)
     with pytest.raises(InputError, match="several workers of a training cannot share a GPU"):
         fit_on_ray(setup, run, weights, print, workers=two)
-    assert not Path(run.state, "train").exists()
+    assert not Path(run.state, "rounds").exists()

@@ -87,7 +87,7 @@ def recipe(*stages, batch=8, optimizer="adamw", ema=0.0, average=None, **options
 
 
 class Trained(NamedTuple):
-    """A run: its rows, a state after each and after the mean's, its network, the predictions."""
+    """A run: its rows, a state after each, its network, the predictions."""
 
     rows: tuple
     states: list
@@ -139,10 +139,8 @@ def run(
     while not loop.done and len(states) != stop_after:
         seen.append(loop.step(train_batches, val_batches)[1])
         states.append(loop.state().copied())
-    if plan.snapshots and loop.pseudo_epoch == plan.pseudo_epochs and len(states) != stop_after:
-        seen.append(loop.average(train_batches, val_batches)[1])
-        states.append(loop.state().copied())
-        equal(loop.kept(), mean_of(states[-1]))
+        if loop.history[-1]["kind"] == "swa":
+            equal(loop.kept(), mean_of(states[-1]))
     return Trained(loop.history[begun:], states, net, seen)
 
 
