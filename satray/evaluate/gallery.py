@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 
 from satray.metrics.scored import Scored
-from satray.models.geometry import cam_transform, centred
+from satray.models.geometry import cells_on_tile
 from satray.score.results import MapRequest
 from satray.score.tiles import TileSet, read_block, wanted_of
 from satray.storage import Storage
 
 if TYPE_CHECKING:  # they import torch
     from satray.models.bundle import Bundle
-    from satray.models.spec import BundleSpec
 
 MOST = 10
 """Tiles at either end of a class."""
@@ -151,6 +149,7 @@ def render(
     bands = colour if len(colour) == 3 else [0, 1, 2] if len(spec.bands) >= 3 else [0]
     middle, reach = (np.asarray(values)[bands] for values in (spec.mean, spec.std))
     low, high = tuple(middle - 2 * reach), tuple(middle + 2 * reach)
+    geometry = spec.preprocess().geometry(*spec.tile_shape)
     wanted = wanted_of(spec, tiles)
     rows = sorted({pick.row for pick in picks})
     colours: dict[int, NDArray[np.uint8]] = {}
@@ -170,7 +169,8 @@ def render(
                 found = []
                 for tower, values_NKhw in maps.items():
                     map_hw = values_NKhw[n, classes.index(klass)]
-                    cells = cells_on_picture(spec, tower, len(map_hw), height, width, d4=d4)
+                    lattice = spec.grids[tower], len(map_hw)
+                    cells = cells_on_tile(geometry, *lattice, height, width, d4=d4)
                     found.append(on_pixels(map_hw, cells, height, width))
                 evidence[row, klass] = np.clip(np.sum(found, axis=0), 0, None)
     tops = dict.fromkeys(classes, 0.0)
@@ -183,24 +183,3 @@ def render(
             shown_HW = shown_HW / (tops[klass] or 1.0)
         pictures[row, klass] = thumbnail(colours[row], shown_HW)
     return pictures
-
-
-def cells_on_picture(
-    spec: "BundleSpec", tower: str, across: int, height: int, width: int, *, d4: bool = False
-) -> Affine:
-    """The affine from a tower's cell corners to the pixel corners of a picture.
-
-    Args:
-        spec: the bundle's.
-        tower: whose cells.
-        across: how many of them a side.
-        height: rows of the picture, which shows the whole tile (px).
-        width: columns of the picture (px).
-        d4: whether the map is a mean over the tile's symmetries.
-    """
-    tall, wide = spec.tile_shape
-    geometry = spec.preprocess().geometry(tall, wide)
-    grid = spec.grids[tower]
-    if d4:
-        grid = centred(grid, geometry.size, across)
-    return cam_transform(Affine.scale(width / wide, height / tall), geometry, grid)

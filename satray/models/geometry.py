@@ -62,6 +62,31 @@ def cam_transform(source: Affine, geometry: InputGeometry, grid: FeatureGrid) ->
     )
 
 
+def cells_on_tile(
+    geometry: InputGeometry,
+    grid: FeatureGrid,
+    across: int,
+    height: int,
+    width: int,
+    *,
+    d4: bool = False,
+) -> Affine:
+    """Transform from cell corners to the pixel corners of a tile in a size of its own.
+
+    Args:
+        geometry: of the bundle's tiles.
+        grid: the tower's.
+        across: its cells a side.
+        height: rows of the tile, or of a picture that shows the whole of it (px).
+        width: columns of it (px).
+        d4: whether the map is a mean over the tile's symmetries.
+    """
+    if d4:
+        grid = centred(grid, geometry.size, across)
+    size = Affine.scale(width / geometry.width, height / geometry.height)
+    return cam_transform(size, geometry, grid)
+
+
 def centred(grid: FeatureGrid, size: int, cells: int) -> FeatureGrid:
     """The grid of maps that are averaged over the tile's symmetries.
 

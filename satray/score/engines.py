@@ -2,8 +2,8 @@
 
 OpenVINO folds normalisations, fuses activations and lays weights out for the processor at hand
 (bench/RESULTS.md has what it gives); its features are equal to eager torch's within `TOLERANCE`. A
-backbone is converted where it is used, in a second or two, for any batch, height and width; one
-that cannot be, or gives other features, stays eager.
+backbone is converted where it is used, in a second or two, for any batch, height and width; where
+one cannot be, or gives other features, all stay eager.
 
 Legend: B windows or tiles, C bands, H x W px, D features, h x w cells.
 """
@@ -21,6 +21,7 @@ from satray.errors import InputError, one_line
 from satray.models.backbones import SIMPLE_CNN, Backbone
 from satray.models.bundle import Bundle, load_bundle
 from satray.models.deploy import quiet
+from satray.score.forward import Features
 from satray.storage import Storage
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Loaded:
 
     bundle: Bundle
     """On its device."""
-    features: Callable[[Tensor], dict[str, Tensor]] | None
+    features: Features | None
     """Another way to its network's features; None: the network, in float32."""
     engine: str
     """Library and precision, for products and people: `eager fp32`."""
@@ -59,7 +60,8 @@ def load_engine(
         model_id: the bundle's, as the driver saw it.
         storage: how it is reached.
         gpu: whether to compute on a GPU.
-        engine: on CPUs; see `CpuFeatures`.
+        engine: on CPUs. openvino: for all towers; auto: for all, where it can run each and one is
+            faster by it; eager: for none.
         precision: of the backbones. auto: bf16 on GPUs that compute in it, where the bundle's
             training was allowed to; else fp32. Heads and maps are in float32 always.
 
@@ -79,79 +81,56 @@ def load_engine(
         and torch.cuda.is_bf16_supported(including_emulation=False)
     )
     if bf16:
-        return Loaded(bundle, Bf16Features(bundle), "eager bf16")
-    if gpu:
+        return Loaded(bundle, bf16_features(bundle), "eager bf16")
+    # Group normalisation is slower there (bench/RESULTS.md).
+    slower = all(tower.backbone == SIMPLE_CNN for tower in bundle.spec.variant.towers)
+    if gpu or engine == "eager" or (engine == "auto" and slower):
         return Loaded(bundle, None, "eager fp32")
-    features = CpuFeatures(bundle, engine)
-    return Loaded(bundle, features, f"{features.line} fp32")
+    try:
+        return Loaded(bundle, openvino_features(bundle), "openvino fp32")
+    except ValueError as error:
+        if engine == "openvino":
+            raise InputError(f"engine: {error}; accepted: auto, eager") from error
+        return Loaded(bundle, None, f"eager ({error}) fp32")
 
 
-class Bf16Features:
-    """Features by tower, by eager torch under autocast: x_BCHW (float32) -> {tower: f_BDhw}."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        """Take a bundle's network, on any device."""
-        self._network, self._device = bundle.network, bundle.device.type
+def bf16_features(bundle: Bundle) -> Features:
+    """A bundle's features by eager torch under autocast, on its device; in float32."""
 
     @torch.inference_mode()
-    def __call__(self, x_BCHW: Tensor) -> dict[str, Tensor]:
-        """Features of normalised input, in float32."""
-        with torch.autocast(self._device, torch.bfloat16):
-            found = self._network.features(x_BCHW)
+    def features(x_BCHW: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(bundle.device.type, torch.bfloat16):
+            found = bundle.network.features(x_BCHW)
         return {name: f_BDhw.float() for name, f_BDhw in found.items()}
 
+    return features
 
-class CpuFeatures:
-    """Features by tower: x_BCHW (normalised float32) -> {tower: f_BDhw float32}."""
 
-    def __init__(self, bundle: Bundle, engine: EngineKey) -> None:
-        """Convert the towers.
+def openvino_features(bundle: Bundle) -> Features:
+    """A bundle's features by OpenVINO, all towers; the bundle is on the CPU, and stays as it is.
 
-        Args:
-            bundle: on the CPU; its network stays as it is.
-            engine: openvino: all towers; auto: those that it can run; eager: none.
-
-        Raises:
-            InputError: openvino is asked for and cannot run a tower.
-        """
-        bands = bundle.spec.bands
-        self.engines: dict[str, str] = {}
-        """Tower -> `openvino`, or `eager` with the reason why."""
-        self._towers: dict[str, tuple[list[int], Callable[[Tensor], Tensor]]] = {}
-        for tower in bundle.spec.variant.towers:
-            backbone = bundle.network.backbones()[tower.name]
-            forward: Callable[[Tensor], Tensor] = backbone
-            self.engines[tower.name] = "eager"
-            # Group normalisation is slower there (bench/RESULTS.md).
-            if engine == "openvino" or (engine == "auto" and tower.backbone != SIMPLE_CNN):
-                try:
-                    forward = converted(backbone, len(tower.bands))
-                    self.engines[tower.name] = "openvino"
-                except Exception as error:  # of any class; whatever a model's Python holds
-                    why = one_line(error)[:200]
-                    if engine == "openvino":
-                        raise InputError(
-                            f"engine: openvino cannot run tower {tower.name}: {why}; accepted: "
-                            "auto, eager"
-                        ) from error
-                    self.engines[tower.name] = f"eager ({why})"
-            self._towers[tower.name] = [bands.index(band) for band in tower.bands], forward
-
-    @property
-    def line(self) -> str:
-        """What computes, in a few words."""
-        if len(set(self.engines.values())) == 1:
-            return next(iter(self.engines.values()))
-        return ", ".join(f"{tower}: {engine}" for tower, engine in self.engines.items())
+    Raises:
+        ValueError: it cannot run a tower.
+    """
+    bands, backbones = bundle.spec.bands, bundle.network.backbones()
+    towers: dict[str, tuple[list[int], Callable[[Tensor], Tensor]]] = {}
+    for tower in bundle.spec.variant.towers:
+        try:
+            forward = converted(backbones[tower.name], len(tower.bands))
+        except Exception as error:  # of any class; whatever a model's Python holds
+            why = one_line(error)[:200]
+            raise ValueError(f"openvino cannot run tower {tower.name}: {why}") from error
+        towers[tower.name] = [bands.index(band) for band in tower.bands], forward
+    every = list(range(len(bands)))
 
     @torch.inference_mode()
-    def __call__(self, x_BCHW: Tensor) -> dict[str, Tensor]:
-        """Features of normalised input, by tower."""
-        every = list(range(x_BCHW.shape[1]))
+    def features(x_BCHW: Tensor) -> dict[str, Tensor]:
         return {
             name: forward(x_BCHW if take == every else x_BCHW[:, take])
-            for name, (take, forward) in self._towers.items()
+            for name, (take, forward) in towers.items()
         }
+
+    return features
 
 
 def engine_for(key: EngineKey, px: float, workers: "Workers | None") -> EngineKey:

@@ -208,38 +208,33 @@ class _Stream(Generic[I, O, R]):
     def _took(self, kind: str, item: Any, part: int, given: tuple[Any, ...]) -> Iterator[R]:
         if kind == "network":
             return
-        head, *rest = given
-        if kind == "open":
-            seconds, found = head
+        if kind in ("open", "read"):
+            (seconds, found), pixels, beside = given
             self.tally.spend("reading", seconds)
             if isinstance(found, Ended):
                 yield found.result
                 return
-            item = _Item(found)
-            self.unread += [(item, n) for n in range(1, item.opened.parts)]
-        elif kind == "read":
-            self.tally.spend("reading", head[0])
-        if item.failed:
-            return
-        if kind in ("open", "read"):
-            pixels, item.beside[part] = rest
-            self.ready.append((item, part, pixels))
-        elif kind == "forward":
-            waiting, seconds, engine = head
+            if kind == "open":
+                item = _Item(found)
+                self.unread += [(item, n) for n in range(1, found.parts)]
+            if not item.failed:
+                item.beside[part] = beside
+                self.ready.append((item, part, pixels))
+        elif kind == "write":
+            (seconds, result), *_ = given
+            self.tally.spend("writing", seconds)
+            yield result
+        elif not item.failed:
+            (waiting, seconds, engine), item.looked[part] = given
             self.tally.spend("waiting", waiting)
             self.tally.spend("computing", seconds)
             self.tally.looked(item.opened.px / item.opened.parts, engine)
-            (item.looked[part],) = rest
             item.engines.add(engine)
             if len(item.looked) == item.opened.parts:
                 parts = [(item.beside[n], item.looked[n]) for n in range(item.opened.parts)]
                 engine = "; ".join(sorted(item.engines))
                 self._submit("write", item, 0, item.opened, parts, engine)
                 item.beside, item.looked = {}, {}
-        else:
-            seconds, result = head
-            self.tally.spend("writing", seconds)
-            yield result
 
 
 # In threads of this process

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from affine import Affine
 from numpy.typing import NDArray
 
-from satray.models.geometry import InputGeometry, cam_transform, centred
+from satray.models.geometry import InputGeometry, cells_on_tile
 from satray.models.spec import BundleSpec
 from satray.runs.run import Product, write_product
 from satray.score.blocks import Blocks, block_file
@@ -140,17 +139,6 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
         notes = Counter(fact.note.partition(" (")[0] for fact in block.facts if fact.note)
         return len(facts), notes
 
-    def cells(self, facts: TileFacts, tower: str, across: int) -> Affine:
-        """Affine from a tower's cell corners, so many a side, to the tile's pixel corners."""
-        height, width = self.scoring.spec.tile_shape
-        assert facts.height is not None
-        assert facts.width is not None
-        delivered = Affine.scale(facts.width / width, facts.height / height)
-        grid = self.scoring.spec.grids[tower]
-        if self.scoring.d4:
-            grid = centred(grid, self.geometry.size, across)
-        return cam_transform(delivered, self.geometry, grid)
-
     def _map(
         self,
         facts: TileFacts,
@@ -159,13 +147,18 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
         maps_Khw: NDArray[np.float32],
         engine: str,
     ) -> Product:
-        cells = self.cells(facts, tower, maps_Khw.shape[1])
+        how, spec = self.scoring, self.scoring.spec
+        assert facts.height is not None
+        assert facts.width is not None
+        lattice = spec.grids[tower], maps_Khw.shape[1]
+        size = facts.height, facts.width
+        cells = cells_on_tile(self.geometry, *lattice, *size, d4=how.d4)
         if valid is not None:
             found = cells_with_data(valid, cells, *maps_Khw.shape[1:])
             maps_Khw = np.where(found, maps_Khw, np.float32(np.nan))
         data = cam_raster(
             maps_Khw,
-            [self.scoring.spec.classes[k] for k in self.scoring.maps.classes],
+            [spec.classes[k] for k in how.maps.classes],
             source_affine(facts.crs, facts.transform) @ cells,
             facts.crs,
             {
@@ -173,9 +166,9 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
                 "run_id": self.layout.run_id,
                 "tile_id": facts.tile_id,
                 "tower": tower,
-                "kind": self.scoring.maps.kinds[0],
-                "pooling": self.scoring.spec.variant.pooling,
-                "symmetries": "d4" if self.scoring.d4 else "none",
+                "kind": how.maps.kinds[0],
+                "pooling": spec.variant.pooling,
+                "symmetries": "d4" if how.d4 else "none",
                 "engine": engine,
                 "border_cells": BORDER_CELLS,
             },

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from satray.evaluate.gallery import Pick, cells_on_picture, ends, render, worst
+from satray.evaluate.gallery import Pick, ends, render, worst
 from satray.metrics.scored import Rule, Scored
-from satray.models.geometry import FeatureGrid
+from satray.models.geometry import FeatureGrid, cells_on_tile
 from satray.models.radiometry import Radiometry
 from satray.report.tiles import SIDE, on_pixels, shrunk, stretched, thumbnail
 from satray.score.tiles import tiles_of_index
@@ -83,6 +83,11 @@ def test_worst_errors_are_all_there_in_order_of_loss(tiles, task, temperature) -
     assert all(here >= after - 1e-9 for here, after in itertools.pairwise(losses))
 
 
+def cells_on(spec, across: int, height: int, width: int) -> Affine:
+    geometry = spec.preprocess().geometry(*spec.tile_shape)
+    return cells_on_tile(geometry, spec.grids["rgb"], across, height, width)
+
+
 @pytest.mark.parametrize("grid", [FeatureGrid(32, 0.5, None), FeatureGrid(32, 16, None)])
 @pytest.mark.parametrize("cell", [(1, 2), (2, 1), (2, 2)])
 @pytest.mark.parametrize(
@@ -98,7 +103,7 @@ def test_a_hot_cell_lies_where_it_looked(grid, cell, evaluate, resize, scale, cr
     ).spec  # fmt: skip
     values = np.zeros((4, 4), np.float32)
     values[cell] = 1
-    found = on_pixels(values, cells_on_picture(spec, "rgb", 4, 384, 288), 384, 288)
+    found = on_pixels(values, cells_on(spec, 4, 384, 288), 384, 288)
     hot = np.unravel_index(found.argmax(), found.shape)
     for axis in (0, 1):
         centre = scale[axis] * (crop[axis] + grid.centre + 32 * cell[axis])
@@ -140,7 +145,7 @@ def test_each_picture_has_its_tile_and_the_map_of_its_own_class(tmp_path) -> Non
         side = len(colours[row])
         features = bundle.features(torch.from_numpy(tile[None]))
         map_hw = np.tensordot(weights_KD[klass], features["rgb"][0].numpy(), 1)
-        cells = cells_on_picture(bundle.spec, "rgb", map_hw.shape[1], side, side)
+        cells = cells_on(bundle.spec, map_hw.shape[1], side, side)
         evidence[row, klass] = np.clip(on_pixels(map_hw, cells, side, side), 0, None)
     assert not np.allclose(evidence[0, 2], evidence[0, 0], atol=1e-2)
     for row, klass in pairs:

@@ -9,9 +9,9 @@ from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.variant import BUILT_IN
 from satray.score.engines import (
-    CpuFeatures,
     difference,
     load_engine,
+    openvino_features,
 )
 from satray.score.forward import Scorer
 from satray.score.results import MapRequest
@@ -31,8 +31,7 @@ def two_kinds(backbone="resnet18"):
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenetv2_100"])
 def test_features_are_the_networks_for_any_batch_height_and_width(backbone):
     bundle = two_kinds(backbone)
-    fast = CpuFeatures(bundle, "openvino")
-    assert fast.line == "openvino"
+    fast = openvino_features(bundle)
     for shape in ((1, 64, 96), (3, 128, 64), (2, 224, 160)):
         x = torch.randn(shape[0], len(bundle.spec.bands), *shape[1:])
         with torch.inference_mode():
@@ -42,20 +41,23 @@ def test_features_are_the_networks_for_any_batch_height_and_width(backbone):
         assert all(difference(found[name], wanted[name]) <= 1e-4 for name in wanted)
 
 
-def test_what_openvino_cannot_run_stays_eager_and_says_why():
+def test_where_openvino_cannot_run_a_tower_all_stay_eager_and_say_why(tmp_path):
     towers = (
+        TowerOptions(name="nir", backbone="resnet10t", bands=("nir",)),
         TowerOptions(name="vit", backbone="vit_tiny_patch16_224", bands=("red", "green", "blue")),
     )
-    bundle = material.bundle(
-        VariantOptions(towers=towers), grids={"vit": material.FeatureGrid(16.0, 8.0, None)}
+    grids = {"nir": material.FeatureGrid(32.0, 0.5, 7), "vit": material.FeatureGrid(16.0, 8.0)}
+    made = material.save_bundle(
+        tmp_path / "bundle", VariantOptions(towers=towers), grids=grids, size=224
     )
-    found = CpuFeatures(bundle, "auto")
-    assert found.line.startswith("eager (")
-    assert found(torch.randn(1, 3, 224, 224))["vit"].shape == (1, 192, 14, 14)
+    of = str(tmp_path / "bundle"), made.model_id, Storage(), False
+    loaded = load_engine(*of, "auto", "fp32")
+    assert loaded.engine.startswith("eager (openvino cannot run tower vit: ")
+    assert loaded.features is None
     with pytest.raises(
         InputError, match=r"engine: openvino cannot run tower vit: .*accepted: auto"
     ):
-        CpuFeatures(bundle, "openvino")
+        load_engine(*of, "openvino", "fp32")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_a_bundle_computes_as_it_is_asked_to(tmp_path, engine, precision, line):
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         wanted = made.network.features(x)["rgb"]
-    found = loaded.features(x)["rgb"]
+        found = (loaded.features or loaded.bundle.network.features)(x)["rgb"]
     assert found.dtype == torch.float32
     gap = difference(found, wanted)
     assert 1e-4 < gap < 0.05 if precision == "bf16" else gap <= 1e-4
@@ -86,7 +88,7 @@ def test_tiles_are_scored_by_it_alike():
     bundle, maps = material.bundle(material.two_towers("max")), MapRequest((0, 2), ("argmax",))
     tiles = np.stack([material.pixels(seed) for seed in range(5)])[:, [2, 1, 0, 3]]
     eager = Scorer(bundle, maps, 2, d4=True)(tiles)
-    fast = Scorer(bundle, maps, 2, d4=True, features=CpuFeatures(bundle, "openvino"))(tiles)
+    fast = Scorer(bundle, maps, 2, d4=True, features=openvino_features(bundle))(tiles)
     np.testing.assert_allclose(fast.numbers.logits, eager.numbers.logits, rtol=1e-4, atol=1e-4)
     for name, made in eager.maps.items():
         np.testing.assert_allclose(fast.maps[name], made, rtol=1e-4, atol=1e-4)
