@@ -100,10 +100,10 @@ def loader_pass(paths: list[Path]) -> Measured:
 
 def limit_pass(paths: list[Path]) -> None:
     """Read and decode, as satray does, and nothing else."""
-    from satray.data.decode import read_pixels
+    from satray.data.decode import PixelSpec, read_pixels
 
     for path in paths:
-        read_pixels(path.read_bytes(), (0, 1, 2, 3), 256, 256, "uint16")
+        read_pixels(path.read_bytes(), PixelSpec((0, 1, 2, 3), 256, 256, "uint16"))
 
 
 def _imports() -> None:

@@ -7,7 +7,7 @@ import torch
 
 import satray
 from satray.classifier import Classifier
-from satray.data.decode import read_pixels
+from satray.data.decode import PixelSpec, read_pixels
 from satray.errors import InputError
 from satray.score.forward import Scorer
 from satray.score.results import MapRequest
@@ -55,7 +55,7 @@ def test_tiles_of_another_size_and_gaps_are_as_the_job_has_them(tmp_path) -> Non
     for i, tile in enumerate(given):
         material.write_tile(tmp_path / f"{i}.tif", tile, None)
         data = (tmp_path / f"{i}.tif").read_bytes()
-        read.append(read_pixels(data, (0, 1, 2), *bundle.spec.tile_shape, "uint16"))
+        read.append(read_pixels(data, PixelSpec((0, 1, 2), *bundle.spec.tile_shape, "uint16")))
     expected = Scorer(bundle)(np.stack(read)).numbers.logits
     assert np.array_equal(Classifier(bundle).predict(given).logits, expected)
     assert not np.allclose(bundle.logits(torch.from_numpy(given)).numpy(), expected, atol=1e-3)

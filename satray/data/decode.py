@@ -112,6 +112,38 @@ class Tile:
     """Shape, bands, dtype and georeference."""
 
 
+@dataclass(frozen=True)
+class PixelSpec:
+    """Which pixels a reader wants of every tile, and as what."""
+
+    take: tuple[int, ...]
+    """0-based positions among the data bands (`TileHeader.bands`); may repeat."""
+    height: int
+    """Rows wanted, px; another size is resampled (bilinear, antialiased)."""
+    width: int
+    """Columns wanted, px."""
+    dtype: str
+    """The archive's dtype (NumPy name), which files must have, unless both state units."""
+    units: Units = ()
+    """The archive's, one a band taken; numbers of another become those."""
+    stated: Units = ()
+    """What the files' are where they state none themselves; default the archive's."""
+    named: int = 0
+    """How many bands were named; as in `decode`."""
+    pages: PagesKey = "bands"
+    """Which pages of a TIFF are bands."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a delivered tile."""
+        return len(self.take), self.height, self.width
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a delivered tile's pixels."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+
 def decode(
     data: bytes,
     *,
@@ -159,34 +191,15 @@ def read_header(
         return _header(raster, bands, world)
 
 
-def read_pixels(
-    data: bytes,
-    take: tuple[int, ...],
-    height: int,
-    width: int,
-    dtype: str,
-    *,
-    named: int = 0,
-    mask: bytes | None = None,
-    units: Units = (),
-    stated: Units = (),
-    pages: PagesKey = "bands",
-) -> NDArray[np.generic]:
+def read_pixels(data: bytes, spec: PixelSpec, mask: bytes | None = None) -> NDArray[np.generic]:
     """Read chosen bands in one shape and dtype: the hot path of training and scoring.
 
     Computes no header and hands out no mask; what is no measurement is filled as in `fitted`.
 
     Args:
         data: the whole file.
-        take: 0-based positions among the data bands (`TileHeader.bands`); may repeat.
-        height: rows wanted, px; another size is resampled (bilinear, antialiased).
-        width: columns wanted, px.
-        dtype: the archive's dtype, which the file must have, unless both state units.
-        named: how many bands were named; as in `decode`.
+        spec: what is wanted of it.
         mask: the `.msk` file that lies beside it, whole.
-        units: the archive's, one a band taken; numbers of another become those.
-        stated: what the file's are where it states none itself; default the archive's.
-        pages: which pages of a TIFF are bands.
 
     Returns:
         Pixels (len(take), height, width), `dtype`, C-contiguous.
@@ -195,7 +208,7 @@ def read_pixels(
         DecodeError: as `decode`; also another dtype or fewer bands than the archive's, or no
             pixel that is measured in all bands taken.
     """
-    plain = read_plain(data, named=named) if mask is None else None
+    take, plain = spec.take, read_plain(data, named=spec.named) if mask is None else None
     if plain is not None:
         all_CHW, nodata = plain
         count = len(all_CHW)
@@ -207,26 +220,20 @@ def read_pixels(
             return all_CHW[rest], (nodata,) * len(rest)
 
         valid_CHW = valid_values(x_CHW, (nodata,) * len(take), None, others)
-        return fitted(x_CHW, valid_CHW, height, width, dtype, units, stated)
+        return fitted(x_CHW, valid_CHW, spec, spec.stated)
     if not hasenv():
         # one GDAL environment a thread, kept: setting it up costs a quarter of a small tile
         rasterio.Env().__enter__()
-    with _opened(data, mask, pages) as raster:
-        numbers, alpha = raster.data_bands(named)
+    with _opened(data, mask, spec.pages) as raster:
+        numbers, alpha = raster.data_bands(spec.named)
         _check_take(take, len(numbers))
         x_CHW, valid_CHW = _read(raster, numbers, alpha, take)
-        found = units_of_file(raster.units([numbers[i] for i in take]), stated)
-    return fitted(x_CHW, valid_CHW, height, width, dtype, units, found)
+        found = units_of_file(raster.units([numbers[i] for i in take]), spec.stated)
+    return fitted(x_CHW, valid_CHW, spec, found)
 
 
 def fitted(
-    x_CHW: NDArray[Any],
-    valid_CHW: NDArray[np.bool_] | None,
-    height: int,
-    width: int,
-    dtype: str,
-    units: Units = (),
-    found: Units = (),
+    x_CHW: NDArray[Any], valid_CHW: NDArray[np.bool_] | None, spec: PixelSpec, found: Units
 ) -> NDArray[np.generic]:
     """Bring pixels to one unit and shape, as training and scoring see them.
 
@@ -234,12 +241,9 @@ def fitted(
     network never sees a sentinel, and one pixel does not spoil a batch.
 
     Args:
-        x_CHW: stored values.
+        x_CHW: stored values of the bands taken.
         valid_CHW: which are measured; None: all.
-        height: rows wanted, px.
-        width: columns wanted, px.
-        dtype: that they must have, unless both sides state units.
-        units: the archive's, one a band.
+        spec: what is wanted.
         found: what the values are in.
 
     Returns:
@@ -248,15 +252,15 @@ def fitted(
     Raises:
         DecodeError: another dtype, or no pixel that is measured in every band.
     """
-    if x_CHW.dtype != dtype and not convertible(found, units, dtype):
-        raise DecodeError(f"dtype is {x_CHW.dtype}, the archive's is {dtype}")
+    if x_CHW.dtype != spec.dtype and not convertible(found, spec.units, spec.dtype):
+        raise DecodeError(f"dtype is {x_CHW.dtype}, the archive's is {spec.dtype}")
     refuse_empty(valid_CHW)
-    change = change_of(found, units, dtype)
+    change = change_of(found, spec.units, spec.dtype)
     if change is not None:
-        x_CHW = change(x_CHW, dtype)
+        x_CHW = change(x_CHW, spec.dtype)
     x_CHW = filled(x_CHW, valid_CHW)
-    if x_CHW.shape[1:] != (height, width):
-        x_CHW = resample(x_CHW, height, width)
+    if x_CHW.shape[1:] != (spec.height, spec.width):
+        x_CHW = resample(x_CHW, spec.height, spec.width)
     return np.require(x_CHW, requirements=["C", "W"])
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from satray.config.train import CacheOptions
 from satray.data.bands import select
 from satray.data.cache import CachePlan, open_cache
-from satray.data.decode import read_files, read_pixels
-from satray.data.index import IndexMeta, TileIndex, versions
+from satray.data.decode import PixelSpec, read_files, read_pixels
+from satray.data.index import TileIndex, versions
 from satray.errors import one_line
 from satray.storage import Storage, is_remote
 
@@ -42,10 +42,8 @@ class TileSource:
     """One row a tile: `row` of the split, `slot` (row of the whole index, its place in the cache),
     `uri`, `mask` (whether a `.msk` lies beside it), `labels` (K uint8), and what its file must
     still be: `bytes`, `etag`, `crc32`."""
-    take: tuple[int, ...]
-    """Bands to read, 0-based positions among the index's, in the network's input order."""
-    meta: IndexMeta
-    """Of the index: shape and dtype that tiles are delivered in (others are resampled), units."""
+    spec: PixelSpec
+    """What is delivered: the bands that the network wants in its order, as the index has them."""
     storage: Storage
     """Where tiles are read from."""
     cache: CachePlan | None
@@ -63,16 +61,6 @@ class TileSource:
     def slots(self) -> NDArray[np.int64]:
         """Row (N,) of each tile in the whole index."""
         return np.asarray(self.tiles.column("slot").to_numpy())
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of a delivered tile."""
-        return (len(self.take), *self.meta.tile_shape)
-
-    @property
-    def tile_bytes(self) -> int:
-        """Bytes of a delivered tile's pixels."""
-        return int(np.prod(self.shape)) * np.dtype(self.meta.dtype).itemsize
 
     def rows(self, rows: NDArray[np.int64]) -> "TileSource":
         """The source of some of its tiles, in this order, small enough to travel with a task."""
@@ -107,23 +95,26 @@ def tile_source(
             **{name: part.table[name] for name in ("uri", "mask", "bytes", "etag", "crc32")},
         }
     )
+    meta = index.meta
+    spec = PixelSpec(
+        select(meta.bands, bands),
+        *meta.tile_shape,
+        meta.dtype,
+        units=meta.units_of(bands),
+        named=len(meta.bands) * meta.named,
+        pages=meta.pages,
+    )
     plan = None
     if cache is not None and cache.enabled:
         plan = CachePlan(
             identity=f"{index.digest} {' '.join(bands)}",
             rows=len(index),
-            shape=(len(bands), *index.meta.tile_shape),
-            dtype=index.meta.dtype,
+            shape=spec.shape,
+            dtype=spec.dtype,
             gib=cache.gib,
             folder=cache.folder,
         )
-    return TileSource(
-        tiles=tiles.combine_chunks(),
-        take=select(index.meta.bands, bands),
-        meta=index.meta,
-        storage=storage,
-        cache=plan,
-    )
+    return TileSource(tiles.combine_chunks(), spec, storage, plan)
 
 
 def read_blocks(
@@ -159,8 +150,8 @@ def read_blocks(
 
     def pixels_of(number: int) -> NDArray[Any]:
         if number not in begun:
-            shape = (min(block, total - number * block), *source.shape)
-            begun[number] = np.empty(shape, source.meta.dtype)
+            shape = (min(block, total - number * block), *source.spec.shape)
+            begun[number] = np.empty(shape, source.spec.dtype)
         return begun[number]
 
     try:
@@ -200,8 +191,7 @@ def _decoded(
     source: TileSource, wanted: NDArray[np.int64]
 ) -> Generator[tuple[int, NDArray[Any] | str], None, None]:
     """Read and decode some of a source's tiles; yields position, and pixels or the reason."""
-    tiles, meta = source.tiles.take(pa.array(wanted)), source.meta
-    units = meta.units_of([meta.bands[k] for k in source.take])
+    tiles = source.tiles.take(pa.array(wanted))
     uris, masked = (tiles.column(name).to_pylist() for name in ("uri", "mask"))
     at_once = REQUESTS if any(is_remote(uri) for uri in uris[:1]) else READS
     arriving = read_files(source.storage, uris, masked, versions(tiles), at_once)
@@ -209,16 +199,7 @@ def _decoded(
         try:
             if isinstance(data, Exception):
                 raise data
-            pixels_CHW: NDArray[Any] | str = read_pixels(
-                data,
-                source.take,
-                *meta.tile_shape,
-                meta.dtype,
-                units=units,
-                pages=meta.pages,
-                named=len(meta.bands) * meta.named,
-                mask=mask,
-            )
+            pixels_CHW: NDArray[Any] | str = read_pixels(data, source.spec, mask)
         except Exception as error:  # one bad tile costs one row
             pixels_CHW = one_line(error)
         yield int(wanted[position]), pixels_CHW

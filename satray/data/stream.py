@@ -47,7 +47,7 @@ def tile_dataset(
     """
     readers = readers or Readers(2)
     total = len(order.rows(start))
-    block = batch if deterministic else _block_tiles(source.tile_bytes, batch, total, workers)
+    block = batch if deterministic else _block_tiles(source.spec.nbytes, batch, total, workers)
     dataset = ray.data.read_datasource(
         _Tiles(source, order, block, readers.expected, start),
         override_num_blocks=1,  # the source itself says how many; Ray shall not split further
@@ -58,7 +58,7 @@ def tile_dataset(
     context.execution_options.preserve_order = deterministic
     context.enable_progress_bars = False
     # Blocks leave as they are read: just below their size, so that one fills Ray's buffer.
-    context.target_max_block_size = max(1, int(block * source.tile_bytes * 0.9))
+    context.target_max_block_size = max(1, int(block * source.spec.nbytes * 0.9))
     return dataset
 
 
@@ -124,7 +124,7 @@ class _Tiles(Datasource):
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes of one pass."""
-        return len(self._order.rows(self._start)) * self._source.tile_bytes
+        return len(self._order.rows(self._start)) * self._source.spec.nbytes
 
     def get_read_tasks(
         self,
@@ -143,7 +143,7 @@ class _Tiles(Datasource):
         for piece in falling_chunks(np.arange(len(order)), self._block, self._readers, TASK_TILES):
             source = self._source.rows(order[piece])  # pickled with its own rows only
             read = partial(read_blocks, source, self._block, pseudo_epoch, came_before[piece])
-            size = len(piece) * source.tile_bytes
+            size = len(piece) * source.spec.nbytes
             metadata = BlockMetadata(
                 num_rows=len(piece), size_bytes=size, input_files=None, exec_stats=None
             )

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from satray.data.bands import select
-from satray.data.decode import Tile, decode, fitted, read_files, read_pixels
+from satray.data.decode import PixelSpec, Tile, decode, fitted, read_files, read_pixels
 from satray.data.georeference import World, world_at, world_files
 from satray.data.index import TileIndex, versions
 from satray.data.match import is_image, tile_id
@@ -298,7 +298,8 @@ def read_tile(
         DecodeError: not an image, cut short, no valid pixel, an affine without area, ...
     """
     if wanted.source.indexed and not wanted.maps:
-        return ReadTile(known, _read(data, wanted, mask), None)
+        take = _take(wanted.source.names or (), wanted)
+        return ReadTile(known, read_pixels(data, _spec(take, wanted), mask), None)
     return _delivered(_decoded(data, wanted.source, mask, world), known, wanted)
 
 
@@ -366,32 +367,22 @@ def _delivered(tile: Tile, known: TileFacts, wanted: Wanted) -> ReadTile:
         source_affine(facts.crs, facts.transform)
     valid_CHW = None if tile.measured is None else tile.measured[list(take)]
     units = units_of_file([header.units[i] for i in take] if header.units else [], wanted.stated)
-    pixels = fitted(
-        tile.pixels[list(take)],
-        valid_CHW,
-        wanted.height,
-        wanted.width,
-        wanted.dtype,
-        wanted.units,
-        units,
-    )
+    pixels = fitted(tile.pixels[list(take)], valid_CHW, _spec(take, wanted), units)
     if valid_CHW is None or valid_CHW.all() or not wanted.maps:
         return ReadTile(facts, pixels, None)
     return ReadTile(facts, pixels, np.asarray(valid_CHW.all(axis=0)))
 
 
-def _read(data: bytes, wanted: Wanted, mask: bytes | None) -> NDArray[Any]:
-    return read_pixels(
-        data,
-        _take(wanted.source.names or (), wanted),
+def _spec(take: tuple[int, ...], wanted: Wanted) -> PixelSpec:
+    return PixelSpec(
+        take,
         wanted.height,
         wanted.width,
         wanted.dtype,
         units=wanted.units,
         stated=wanted.stated,
-        pages=wanted.source.pages,
         named=wanted.source.named,
-        mask=mask,
+        pages=wanted.source.pages,
     )
 
 

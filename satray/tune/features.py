@@ -76,7 +76,7 @@ def _extract(setup: Setup, run: Run, weights: str, uri: str) -> None:
         run.say(line)
     tiles = {split: len(source) for split, source in sources.items()}
     views = views_of(recipe, setup.index.meta.tile_shape)
-    blocks = blocks_of(tiles, sources["train"].tile_bytes, views, recipe.input.size)
+    blocks = blocks_of(tiles, sources["train"].spec.nbytes, views, recipe.input.size)
     written = {entry.key for entry in storage.list(uri)}
     todo = [block for block in blocks if block.file not in written]
     images = sum(block.images for block in todo)

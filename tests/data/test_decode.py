@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from satray.data.bands import band_names, select
-from satray.data.decode import decode, read_pixels
+from satray.data.decode import PixelSpec, decode, read_pixels
 from satray.data.tiff import read_plain
 from satray.data.values import resample
 from satray.errors import DecodeError, InputError
@@ -33,7 +33,7 @@ def same_by_both(data: bytes) -> np.ndarray:
         valid = tile.measured.all(axis=0)
         band[~valid] = np.round(band[valid].mean(dtype=np.float64))
     for some in (take, (take[-1], 0)):
-        again = read_pixels(data, some, h.height, h.width, h.dtype)
+        again = read_pixels(data, PixelSpec(some, h.height, h.width, h.dtype))
         np.testing.assert_array_equal(again, want[list(some)])
         assert again.flags.c_contiguous
         assert again.flags.writeable
@@ -168,7 +168,7 @@ def test_bad_files_are_refused_with_a_reason(data, reason):
     assert "vsimem" not in str(caught.value)
     if not data.startswith(b"\x89PNG") or "PNG cannot" not in reason:
         with pytest.raises(DecodeError):
-            read_pixels(data, (0,), 24, 32, "uint16")
+            read_pixels(data, PixelSpec((0,), 24, 32, "uint16"))
 
 
 def test_every_cut_of_a_file_is_refused():
@@ -206,7 +206,7 @@ def test_metadata_cannot_make_it_read_another_file(tmp_path):
     with rasterio.MemoryFile(data) as memory, memory.open() as source:
         assert (source.read(out_shape=(1, 8, 8)) == 99).all(), "GDAL no longer follows it: fine"
     assert (decode(data).pixels == 7).all()
-    assert (read_pixels(data, (0,), 8, 8, "uint8") == 7).all()
+    assert (read_pixels(data, PixelSpec((0,), 8, 8, "uint8")) == 7).all()
 
 
 # -- the hot path ---------------------------------------------------------------------------------
@@ -215,12 +215,12 @@ def test_metadata_cannot_make_it_read_another_file(tmp_path):
 def test_hot_path_refuses_other_dtypes_and_missing_bands_and_resamples_other_sizes():
     for data in (PLAIN, DEFLATE):
         with pytest.raises(DecodeError, match="dtype is uint16, the archive's is uint8"):
-            read_pixels(data, (0,), 24, 32, "uint8")
+            read_pixels(data, PixelSpec((0,), 24, 32, "uint8"))
         with pytest.raises(DecodeError, match="has 4 bands, band 5"):
-            read_pixels(data, (0, 4), 24, 32, "uint16")
+            read_pixels(data, PixelSpec((0, 4), 24, 32, "uint16"))
     ramp = np.arange(64, dtype=np.uint16) * 100
     data = tiff(np.broadcast_to(ramp, (2, 48, 64)).copy())
-    y_CHW = read_pixels(data, (0, 1), 24, 32, "uint16")
+    y_CHW = read_pixels(data, PixelSpec((0, 1), 24, 32, "uint16"))
     assert (y_CHW.shape, y_CHW.dtype) == ((2, 24, 32), np.uint16)
     np.testing.assert_allclose(y_CHW[0, 3, 2:-2], (ramp[0::2] + ramp[1::2])[2:-2] / 2, atol=1)
 

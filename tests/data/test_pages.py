@@ -10,7 +10,7 @@ from score.scenes.scene_material import opened
 
 from satray.config.prepare import PrepareRecipe
 from satray.data import prepare
-from satray.data.decode import decode, read_pixels
+from satray.data.decode import PixelSpec, decode, read_pixels
 from satray.errors import DecodeError, MisfitError
 
 X = numbers(4)
@@ -53,7 +53,9 @@ def test_which_pages_are_bands(tmp_path, case):
     assert tile.measured is None
     told = f" of {used} page{'s' * (used > 1)}" + f"; {left} left out" * (left > 0)
     assert tile.header.pages.endswith(told if used + left > 1 else "")
-    pixels = read_pixels(data, tuple(range(len(names)))[::-1], *values.shape[1:], str(values.dtype))
+    pixels = read_pixels(
+        data, PixelSpec(tuple(range(len(names)))[::-1], *values.shape[1:], str(values.dtype))
+    )
     np.testing.assert_array_equal(pixels, values[::-1])
     (tmp_path / "a b#.tif").write_bytes(data)
     with opened(str(tmp_path / "a b#.tif"), names) as scene:

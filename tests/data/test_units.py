@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from satray.config.prepare import PrepareRecipe
 from satray.data import prepare
-from satray.data.decode import decode, read_pixels
+from satray.data.decode import PixelSpec, decode, read_pixels
 from satray.data.index import read_index
 from satray.data.read import read_blocks, tile_source, to_torch
 from satray.data.statistics import changed, count_pixels, summarise
@@ -109,32 +109,30 @@ def test_files_state_units():
 def test_training_reads_one_unit():
     """A tile that states another unit gives what one in the archive's unit would."""
     x_CHW, shape, back = X // 2 + 1000, X.shape[1:], (1, 0)
-    old = read_pixels(tiff(x_CHW - 1000), back, *shape, "uint16")
+    old = read_pixels(tiff(x_CHW - 1000), PixelSpec(back, *shape, "uint16"))
     packed = {"compress": "deflate", "scales": (1e-4,) * 2, "offsets": (-0.1,) * 2}
     for new in (stated(x_CHW, NEW, NEW), tiff(x_CHW, **packed)):
         for units in ((OLD, OLD), (), (None, None)):
-            read = read_pixels(new, back, *shape, "uint16", units=units)
+            read = read_pixels(new, PixelSpec(back, *shape, "uint16", units=units))
             np.testing.assert_array_equal(read, old)
-        same = read_pixels(new, back, *shape, "uint16", units=(NEW, NEW))
+        same = read_pixels(new, PixelSpec(back, *shape, "uint16", units=(NEW, NEW)))
         np.testing.assert_array_equal(same, x_CHW[::-1])
         # where both sides state theirs, dtypes may differ
-        values = read_pixels(new, (0,), *shape, "float32", units=(PLAIN,))
+        values = read_pixels(new, PixelSpec((0,), *shape, "float32", units=(PLAIN,)))
         np.testing.assert_allclose(values, x_CHW[:1] * 1e-4 - 0.1, atol=1e-6)
         with pytest.raises(DecodeError, match="dtype is uint16, the archive's is int16"):
-            read_pixels(new, (0,), *shape, "int16")
+            read_pixels(new, PixelSpec((0,), *shape, "int16"))
     # an index may say what tiles mean that state nothing
     units = {"units": (OLD, OLD), "stated": (NEW, NEW)}
-    np.testing.assert_array_equal(read_pixels(tiff(x_CHW), back, *shape, "uint16", **units), old)
+    np.testing.assert_array_equal(
+        read_pixels(tiff(x_CHW), PixelSpec(back, *shape, "uint16", **units)), old
+    )
     # nodata is told before numbers change
     x_CHW = np.full((1, 8, 8), 1500, np.uint16)
     x_CHW[0, 7] = 0
     read = read_pixels(
         paged((x_CHW, {42112: gdal_metadata((0, "scale", 1e-4), (0, "offset", -0.1)), 42113: "0"})),
-        (0,),
-        8,
-        8,
-        "uint16",
-        units=(OLD,),
+        PixelSpec((0,), 8, 8, "uint16", units=(OLD,)),
     )
     assert (read == 500).all()  # filled by the others' mean, not 0 - 1000
 

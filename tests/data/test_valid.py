@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from score.scenes.scene_material import STORE, ref
 
-from satray.data.decode import decode, read_pixels
+from satray.data.decode import PixelSpec, decode, read_pixels
 from satray.data.statistics import count_tile, summarise
 from satray.data.tiff import read_plain
 from satray.errors import DecodeError
@@ -69,12 +69,13 @@ def read_by_all(folder, data, valid_CHW, x_CHW=None, *, mask=None, names=None):
 
     want_CHW = expected(x_CHW, valid_CHW).astype(float)
     for take in {tuple(range(count)), (count - 1,), tuple(range(count))[::-1], (count - 1, 0)}:
-        more = {"named": len(names or ()), "mask": mask}
-        y_CHW = read_pixels(data, take, height, width, str(x_CHW.dtype), **more)
+        spec = PixelSpec(take, height, width, str(x_CHW.dtype), named=len(names or ()))
+        y_CHW = read_pixels(data, spec, mask)
         assert y_CHW.flags.writeable
         assert y_CHW.flags.c_contiguous
         np.testing.assert_allclose(y_CHW.astype(float), want_CHW[list(take)], rtol=1e-6)
-        small_CHW = read_pixels(data, take, height // 2, width // 2, str(x_CHW.dtype), **more)
+        small = replace(spec, height=height // 2, width=width // 2)
+        small_CHW = read_pixels(data, small, mask)
         assert small_CHW.min() >= np.floor(want_CHW.min())
         assert small_CHW.max() <= np.ceil(want_CHW.max())
 
@@ -241,7 +242,9 @@ def test_what_lies_below_a_mask_does_not_matter(way, dtype, take, layout, seed):
         file, mask = said(way, x_CHW, shown_HW, **layout)
         tile = decode(file, mask=mask)
         figures = [summarise("b", band) for band in count_tile(tile.pixels, tile.measured)]
-        pixels = [read_pixels(file, take, h, w, dtype, mask=mask) for h, w in ((H, W), (9, 7))]
+        pixels = [
+            read_pixels(file, PixelSpec(take, h, w, dtype), mask=mask) for h, w in ((H, W), (9, 7))
+        ]
         found.append((figures, [x.tolist() for x in pixels]))
     assert all(one == found[0] for one in found)
 
@@ -251,16 +254,16 @@ def test_a_band_without_a_measurement_and_masks_that_do_not_fit():
     x_CHW[1] = -9999
     data = tiff(x_CHW, nodata=-9999)
     with pytest.raises(DecodeError, match="band 2 of those taken holds no data"):
-        read_pixels(data, (0, 1), H, W, "int16")
+        read_pixels(data, PixelSpec((0, 1), H, W, "int16"))
     for nothing, dtype in (
         (tiff(np.full((2, 8, 8), np.nan, np.float32)), "float32"),
         (tiff(np.zeros((2, 8, 8), np.uint8), nodata=0), "uint8"),
         (pillow(Image.new("RGBA", (8, 8), (9, 9, 9, 0)), "PNG"), "uint8"),
     ):
         with pytest.raises(DecodeError, match="no valid pixels"):
-            read_pixels(nothing, (0, 1), 8, 8, dtype)
-    np.testing.assert_array_equal(read_pixels(data, (0,), H, W, "int16"), x_CHW[:1])
+            read_pixels(nothing, PixelSpec((0, 1), 8, 8, dtype))
+    np.testing.assert_array_equal(read_pixels(data, PixelSpec((0,), H, W, "int16")), x_CHW[:1])
     with pytest.raises(DecodeError, match=r"its \.msk is 5 x 6 px, the image 24 x 32"):
-        read_pixels(data, (0,), H, W, "int16", mask=tiff(np.ones((1, 5, 6), np.uint8)))
+        read_pixels(data, PixelSpec((0,), H, W, "int16"), mask=tiff(np.ones((1, 5, 6), np.uint8)))
     with pytest.raises(DecodeError, match=r"its \.msk: not an image"):
         decode(data, mask=b"<html>")

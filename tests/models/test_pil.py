@@ -7,7 +7,7 @@ import torch
 import torchvision.transforms as transforms
 from models.planet_tiff import planet_pixels, write_planet
 
-from satray.data.decode import read_pixels
+from satray.data.decode import PixelSpec, read_pixels
 from satray.models.pil import pil_levels, pil_resize
 from satray.models.preprocess import Preprocess
 from satray.models.radiometry import Radiometry
@@ -54,7 +54,7 @@ def test_the_reports_transforms_end_to_end(tmp_path, way):
     size = 224 if way == "validation" else 256  # a chip has 256 px: nothing to resize in training
     chain = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), *normalise])
     data = (tmp_path / "t.tif").read_bytes()
-    read = read_pixels(data, (0, 1, 2, 3), 256, 256, "uint16", named=4)
+    read = read_pixels(data, PixelSpec((0, 1, 2, 3), 256, 256, "uint16", named=4))
     np.testing.assert_array_equal(read, pixels)
     p = Preprocess(PLANET, MEAN, STD, size, None, "whole", Radiometry("pil_compat"))
     found = p(torch.from_numpy(read)[None])[0]

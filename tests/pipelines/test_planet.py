@@ -27,7 +27,7 @@ SMALL = {
 def test_a_small_network_by_the_papers_recipe(ray_session, tmp_path):
     import torch
 
-    from satray.data.decode import read_pixels
+    from satray.data.decode import PixelSpec, read_pixels
     from satray.data.index import read_index
     from satray.models.bundle import load_bundle
     from satray.score.forward import Scorer
@@ -58,7 +58,10 @@ def test_a_small_network_by_the_papers_recipe(ray_session, tmp_path):
     index = read_index(archive.index, Storage()).part("val")
     uris = index.table.column("uri").to_pylist()
     pixels = np.stack(
-        [read_pixels(Path(u).read_bytes(), (0, 1, 2, 3), 24, 24, "uint16", named=4) for u in uris]
+        [
+            read_pixels(Path(u).read_bytes(), PixelSpec((0, 1, 2, 3), 24, 24, "uint16", named=4))
+            for u in uris
+        ]
     )
     logits = Scorer(bundle)(pixels).numbers.logits
     assert np.isfinite(logits).all()

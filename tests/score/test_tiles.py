@@ -9,7 +9,7 @@ import pytest
 import scoring_material as material
 
 from satray.config.base import StorageOptions
-from satray.data.decode import read_pixels
+from satray.data.decode import PixelSpec, read_pixels
 from satray.data.index import SCHEMA as INDEX_SCHEMA
 from satray.data.index import IndexMeta, TileIndex
 from satray.data.match import with_extensions
@@ -160,7 +160,7 @@ def test_nodata_is_filled_as_in_training_at_another_size_too(tmp_path, dtype: st
     values[:, :, :20] = sentinel
     material.write_tile(tmp_path / "a.tif", values, nodata=sentinel)
     more = {"dtype": dtype, "height": 32, "width": 32}
-    want = read_pixels((tmp_path / "a.tif").read_bytes(), (2, 3), 32, 32, dtype)
+    want = read_pixels((tmp_path / "a.tif").read_bytes(), PixelSpec((2, 3), 32, 32, dtype))
     assert want.min() >= 99
     for how in ({}, {"maps": True}, {"source": Source(material.BANDS, indexed=True)}):
         assert np.array_equal(read(tmp_path / "a.tif", **more, **how).pixels, want)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import rasterio
 
 from satray.config.train import TrainRecipe
-from satray.data.decode import read_pixels
+from satray.data.decode import PixelSpec, read_pixels
 from satray.data.index import BandStatistics, IndexMeta, read_index, table_with
 from satray.metrics.summary import compute_metrics
 from satray.runs.run import Run
@@ -100,6 +100,8 @@ def validation_map(bundle, archive):
 
     val = read_index(archive.index, Storage()).part("val")
     files = [Path(uri).read_bytes() for uri in val.table.column("uri").to_pylist()]
-    pixels = np.stack([read_pixels(file, (2, 1, 0), SIDE, SIDE, "uint16") for file in files])
+    pixels = np.stack(
+        [read_pixels(file, PixelSpec((2, 1, 0), SIDE, SIDE, "uint16")) for file in files]
+    )
     logits = bundle.logits(torch.from_numpy(pixels)).numpy()
     return compute_metrics(logits, val.labels, bundle.spec.classes, "multilabel")["map"]
