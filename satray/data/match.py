@@ -79,7 +79,7 @@ class Listing:
             columns[name] = pa.chunked_array(parts.pop(name), kind).combine_chunks()
             if order is not None:
                 columns[name] = columns[name].take(order)
-            pa.default_memory_pool().release_unused()
+            pa.default_memory_pool().release_unused()  # else the system does not have it back
         return cls(root, pa.RecordBatch.from_pydict(columns))
 
     def __len__(self) -> int:
@@ -96,7 +96,7 @@ class Listing:
         return np.fromiter(map(is_image, texts(self.keys)), bool, len(self))
 
     def entries(self, rows: NDArray[np.int64]) -> Iterator[Entry]:
-        """Some files as entries."""
+        """Some files as entries, whose time is 1970 where they have an etag."""
         for start in range(0, len(rows), BLOCK):
             some = self.columns.take(pa.array(rows[start : start + BLOCK]))
             ticks = some["modified"].cast(pa.int64()).fill_null(0).to_pylist()

@@ -20,6 +20,7 @@ from satray.data.match import (
     with_extensions,
 )
 from satray.errors import InputError
+from satray.runs.run import digest_entries
 from satray.storage import Entry
 
 
@@ -138,6 +139,23 @@ def test_the_budget_that_a_message_names_suffices():
     budget = float(refused(keys, files, 0.1).split("unmatched_budget=")[1].split()[0])
     table = labels(*keys)
     refuse_unmatched(match_images(table, entries(*files)), table, "archive", budget)
+
+
+@pytest.mark.parametrize("etags", [("x", "y", "z"), ("x", None, "z"), (None, None, None)])
+@pytest.mark.parametrize("keys", ["abc", "cab"])
+def test_a_listing_is_what_was_listed_in_order(etags, keys):
+    when = datetime(2024, 1, 1, 12, 30, 0, 17, tzinfo=UTC)
+    listed = [
+        Entry(f"s3://b/{k}.tif", f"{k}.tif", 7, e, when) for k, e in zip(keys, etags, strict=True)
+    ]
+    found = Listing.of(listed)
+    assert found.keys.to_pylist() == ["a.tif", "b.tif", "c.tif"]
+    again = list(found.entries(np.arange(3)))
+    listed.sort(key=lambda entry: entry.key)
+    assert digest_entries(again) == digest_entries(listed)
+    assert [(e.uri, e.etag) for e in again] == [(e.uri, e.etag) for e in listed]
+    # an etag says more than a time
+    assert [e.modified for e in again if not e.etag] == [e.modified for e in listed if not e.etag]
 
 
 names = st.text("ab/.", min_size=1, max_size=5).map(lambda s: s.strip("/.")).filter(bool)
