@@ -4,35 +4,32 @@ Legend: K classes, k classes mapped, h x w cells, N tiles.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
 from satray.metrics.scored import scores_of
-from satray.score.layout import SceneLayout
-from satray.score.mosaic import SceneMaps
-from satray.score.overview import Seen
-from satray.score.predictions import (
-    Layout,
-    Numbers,
-    PredictionsWriter,
-    scene_predictions,
-)
+from satray.score.layout import SceneLayout, Seen
+from satray.score.predictions import Layout, PredictionsWriter, scene_predictions
 from satray.score.products.catalogue import MadeFile, Moment, map_fields, moment_of
 from satray.score.products.detections import detect, in_tiles_given, summed, vector_files
 from satray.score.products.quicklook import Evidence, quicklook
 from satray.score.rasters import StripWriter
-from satray.score.results import CamKind, SceneJob, TileScores, WindowScores
+from satray.score.results import CamKind, MapRequest, SceneJob, WindowScores
 from satray.score.survey import Scoring
-from satray.score.windows import AxisTiles
+from satray.score.windows import AxisTiles, ScenePlan, Span, Window
 
 if TYPE_CHECKING:
     import pandas as pd  # half a second
+
+HELD = 1 << 30
+"""Bytes that a scene's maps and the search for their peaks may take; beyond, there are none."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Assembly:
     job: SceneJob
     """The scene's."""
     scene: SceneLayout
-    """Its windows and overview."""
+    """Its windows and picture."""
     scoring: Scoring
     """How it is scored, and what is made of it."""
     layout: Layout
@@ -90,36 +87,39 @@ class Assembly:
         shape = (len(canvas.rows), canvas.width)
         pixels = np.zeros((len(canvas.bands), *shape), dtype=np.float32)
         valid = np.zeros(shape, dtype=bool)
-        gaps = np.zeros(self.scene.coverage.shape, dtype=np.int32)
+        finest = plan.geometry.finest.name
+        mostly = np.zeros(plan.cells(finest), dtype=bool)
         tiles = len(plan.rows), len(plan.cols)
         predicted_TUK = np.zeros((*tiles, len(self.scoring.spec.classes)), dtype=bool)
         scored_TU = np.zeros(tiles, dtype=bool)
-        computed = self.scoring.computed
-        written = self.scoring.maps
-        with SceneMaps(folder, plan, computed, written, self._raster) as scene_maps:
-            made = {"mode": self.job.mode, "engine": self.engine}
+        computed, written = self.scoring.computed, self.scoring.maps
+        with ExitStack() as stack:
+            writers = {
+                (kind, tower.name): stack.enter_context(self._raster(folder, kind, tower.name))
+                for kind in written.kinds
+                for tower in plan.geometry.towers
+            }
+            scene_maps = SceneMaps(plan, computed, written, writers)
+            made = {"mode": self.scoring.mode, "engine": self.engine}
             with PredictionsWriter(table, self.layout, **made) as writer:
-                row: list[TileScores] = []
                 for window, (seen, scores) in zip(plan.windows, windows, strict=True):
                     scene_maps.add(window, scores)
                     shown = np.s_[..., seen.rows.within(0), seen.cols.within(0)]
                     pixels[shown], valid[shown] = seen.pixels, seen.valid
-                    gap, (h, w) = seen.gaps, seen.gaps.counts.shape
-                    gaps[gap.row : gap.row + h, gap.col : gap.col + w] += gap.counts
-                    row.append(scores.tiles)
-                    if len(row) == len(self.scene.cols):
-                        start, rows = window.row.tiles.start, self._side_by_side(row)
-                        row = []
-                        if len(rows.scored):
-                            there = self._tiles(writer, start, rows)
-                            scored_TU[there] = rows.scored.reshape(-1, tiles[1])
-                            given = (rows.numbers.preds > 0) & rows.scored[:, None]
-                            predicted_TUK[there] = given.reshape(-1, *predicted_TUK.shape[1:])
-            files = self._raster_files(scene_maps)
-            files.append(MadeFile("tiles", table, writer.rows))
-            mostly = self.scene.coverage.mostly_data(gaps)
-            maps = scene_maps, computed.classes
-            found, evidence, notes = self._peaks(*maps, mostly, predicted_TUK)
+                    if scores.mostly is not None:
+                        rows, cols = window.cells(finest)
+                        mostly[rows.within(0), cols.within(0)] = scores.mostly
+                    if not window.tiles:
+                        continue
+                    self._write_tiles(writer, window, scores)
+                    there = window.row.tiles.within(0), window.col.tiles.within(0)
+                    given = (scores.numbers.preds > 0) & scores.scored[:, None]
+                    predicted_TUK[there] = given.reshape(predicted_TUK[there].shape)
+                    scored_TU[there] = scores.scored.reshape(scored_TU[there].shape)
+            files = self._raster_files(folder, writers)
+        files.append(MadeFile("tiles", table, writer.rows))
+        maps = scene_maps.dense, computed.classes
+        found, evidence, notes = self._peaks(*maps, mostly, predicted_TUK)
         if found is not None:
             about = (
                 self.job.grid.extent,
@@ -140,19 +140,19 @@ class Assembly:
         )
         return files, counts, notes
 
-    def _raster(self, path: Path, kind: CamKind, tower: str) -> StripWriter:
+    def _raster(self, folder: Path, kind: CamKind, tower: str) -> StripWriter:
         """Begin a raster of the scene."""
         scoring, spec = self.scoring, self.scoring.spec
         border = "as of one forward over the whole scene"
-        if self.job.mode == "tiles":
-            border = "tiles blended with a Hann window"
+        if self.scoring.mode == "tiles":
+            border = "each tile's own, cut in the middle where tiles overlap"
         tags = {
             "model_id": self.layout.model_id,
             "run_id": self.layout.run_id,
             "scene": self.job.ref.scene,
             "pooling": spec.variant.pooling,
             "symmetries": "d4" if scoring.d4 else "none",
-            "mode": self.job.mode,
+            "mode": self.scoring.mode,
             "engine": self.engine,
             "border_cells": border,
             "kind": kind,
@@ -160,79 +160,54 @@ class Assembly:
         }
         classes = [spec.classes[k] for k in scoring.maps.classes]
         shape = len(classes), *self.scene.plan.cells(tower)
-        crs = self.job.grid.extent.crs
+        path, crs = folder / f"{kind}-{tower}.tif", self.job.grid.extent.crs
         return StripWriter(path, shape, classes, self._cells(tower), crs, tags)
 
     def _cells(self, tower: str) -> Affine:
         """From a tower's cell corners to CRS units."""
         return self.job.grid.affine_net @ self.scene.plan.geometry.tower(tower).affine()
 
-    def _raster_files(self, scene_maps: SceneMaps) -> list[MadeFile]:
+    def _raster_files(
+        self, folder: Path, writers: Mapping[tuple[CamKind, str], StripWriter]
+    ) -> list[MadeFile]:
+        """Make the optimised rasters, one after another."""
         spec, extent = self.scoring.spec, self.job.grid.extent
         classes = [spec.classes[k] for k in self.scoring.maps.classes]
         several = len(spec.variant.towers) > 1
         files = []
-        for kind, tower, path in scene_maps.rasters():
+        for (kind, tower), writer in writers.items():
+            path = writer.optimise(folder / f"{kind}-{tower}-cog.tif")
             affine = self._cells(tower) if extent.georeferenced else None
             fields = map_fields(classes, self.scene.plan.cells(tower), affine)
             name = "cam" if kind == "dense" else "argmax"
             files.append(MadeFile(name, path, None, tower if several else None, fields))
         return files
 
-    def _side_by_side(self, row: Sequence[TileScores]) -> TileScores:
-        """The tiles of a row of windows, in row order."""
-        spans = [window.col.tiles for window in self.scene.plan.windows[: len(row)]]
-        across = len(self.scene.plan.cols)
-        down = sum(len(tiles.scored) for tiles in row) // across
-
-        def joined(values: Iterable[NDArray[Any]]) -> NDArray[Any]:
-            parts = [
-                each.reshape(down, len(span), *each.shape[1:])
-                for each, span in zip(values, spans, strict=True)
-            ]
-            return np.concatenate(parts, axis=1).reshape(down * across, *parts[0].shape[2:])
-
-        numbers = [tiles.numbers for tiles in row]
-        return TileScores(
-            Numbers(
-                joined(each.logits for each in numbers),
-                joined(each.scores for each in numbers),
-                joined(each.preds for each in numbers),
-                {
-                    tower: joined(each.shares[tower] for each in numbers)
-                    for tower in numbers[0].shares
-                },
-            ),
-            joined(tiles.scored for tiles in row),
-        )
-
-    def _tiles(self, writer: PredictionsWriter, start: int, rows: TileScores) -> slice:
-        """Write rows of tiles from row `start` on; which they are."""
-        plan, across = self.scene.plan, len(self.scene.plan.cols)
-        down = len(rows.scored) // across
-        ys, tall = _edges(plan.rows, start, start + down, self.job.grid.scale_y)
-        xs, wide = _edges(plan.cols, 0, across, self.job.grid.scale_x)
-        places = np.repeat(ys, across), np.tile(xs, down), (tall, wide)
-        numbers = rows.scored, rows.numbers
-        writer.write(scene_predictions(self.layout, self.job.grid.extent, *places, *numbers))
-        return slice(start, start + down)
+    def _write_tiles(self, writer: PredictionsWriter, window: Window, scores: WindowScores) -> None:
+        """Write the rows of a window's tiles."""
+        plan, grid = self.scene.plan, self.job.grid
+        ys, tall = _edges(plan.rows, window.row.tiles, grid.scale_y)
+        xs, wide = _edges(plan.cols, window.col.tiles, grid.scale_x)
+        places = np.repeat(ys, len(xs)), np.tile(xs, len(ys)), (tall, wide)
+        numbers = scores.scored, scores.numbers
+        writer.write(scene_predictions(self.layout, grid.extent, *places, *numbers))
 
     def _peaks(
         self,
-        scene_maps: SceneMaps,
+        dense: Mapping[str, NDArray[np.float32]],
         mapped: tuple[int, ...],
         mostly: NDArray[np.bool_],
         predicted_TUK: NDArray[np.bool_],
     ) -> "tuple[pd.DataFrame | None, Evidence | None, list[str]]":
         """Detections, what the picture shows of a class, and notes; nothing without whole maps."""
         scoring, spec = self.scoring, self.scoring.spec
-        if not scene_maps.dense:
+        if not dense:
             notes = ["no detections: its maps are too large to be searched"]
             return None, None, notes if scoring.detections else []
         grid, geometry = self.job.grid, self.scene.plan.geometry
         stored = Affine.scale(1 / grid.scale_x, 1 / grid.scale_y)
-        cells = [stored @ geometry.tower(tower).affine() for tower in scene_maps.dense]
-        maps_khw, own = summed(list(scene_maps.dense.values()), cells)
+        cells = [stored @ geometry.tower(tower).affine() for tower in dense]
+        maps_khw, own = summed(list(dense.values()), cells)
         bias_k = np.array([self.bias[k] for k in mapped])
         found = None
         if scoring.detections:
@@ -272,9 +247,51 @@ class Assembly:
         return MadeFile("quicklook", quicklook(*shown, evidence, rows, cols, extent.scene))
 
 
-def _edges(
-    tiles: AxisTiles, start: int, stop: int, scale: float
-) -> tuple[NDArray[np.float64], float]:
-    """First stored px of tiles along an axis, and how many each covers."""
-    firsts = np.array(tiles.origins[start:stop], dtype=np.float64) / scale
+class SceneMaps:
+    """Gathers a scene's maps of its windows'."""
+
+    def __init__(
+        self,
+        plan: ScenePlan,
+        computed: MapRequest,
+        written: MapRequest,
+        writers: Mapping[tuple[CamKind, str], StripWriter],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            plan: of the scene.
+            computed: maps in the windows' scores.
+            written: what of them is written.
+            writers: of rasters, by kind and tower.
+        """
+        self._writers = writers
+        self._places = [computed.classes.index(k) for k in written.classes]
+        self.dense: dict[str, NDArray[np.float32]] = {}
+        """Tower -> (k, h, w), the whole dense map; none where it is too large to be held."""
+        mapped = len(computed.classes)
+        cells = {tower.name: plan.cells(tower.name) for tower in plan.geometry.towers}
+        sizes = [h * w for h, w in cells.values()]
+        held = 4 * mapped * sum(sizes) + (40 + 20 * mapped) * max(sizes)
+        if "dense" in computed.kinds and held <= HELD:
+            for tower, shape in cells.items():
+                self.dense[tower] = np.full((mapped, *shape), np.nan, dtype=np.float32)
+
+    def add(self, window: Window, scores: WindowScores) -> None:
+        """Take what the network says of a window."""
+        for kind, by_tower in scores.maps.items():
+            for tower, values in by_tower.items():
+                if not values.size:
+                    continue
+                rows, cols = window.cells(tower)
+                if kind == "dense" and tower in self.dense:
+                    self.dense[tower][:, rows.within(0), cols.within(0)] = values
+                writer = self._writers.get((kind, tower))
+                if writer is not None:
+                    writer.write(values[self._places], rows.start, cols.start)
+
+
+def _edges(tiles: AxisTiles, some: Span, scale: float) -> tuple[NDArray[np.float64], float]:
+    """First stored px of some tiles along an axis, and how many each covers."""
+    firsts = np.array(tiles.origins[some.start : some.stop], dtype=np.float64) / scale
     return firsts, tiles.size / scale

@@ -140,6 +140,8 @@ def outlines(
     left = np.flatnonzero(np.isfinite(affines_N6).all(axis=1) & (area != 0))
     left = left[_comes_back(crs, affines_N6[left], boxes_N4[left])]
     for parts in PARTS:
+        if not len(left):
+            break
         lon_NV, lat_NV = _around(crs, affines_N6[left], boxes_N4[left], parts)
         known = (np.isfinite(lon_NV) & np.isfinite(lat_NV)).all(axis=1)
         left, lon_NV, lat_NV = left[known], lon_NV[known], lat_NV[known]

@@ -316,8 +316,9 @@ def _table(
         for name, values_N in zip(layout.classes, values_NK.T, strict=True):
             known[f"{kind}_{name}"] = pa.array(np.ascontiguousarray(values_N), mask=missing)
     schema = layout.schema()
-    empty = {one.name: pa.nulls(count, one.type) for one in schema}
-    return pa.Table.from_pydict(empty | known, schema=schema)
+    absent = [one for one in schema if one.name not in known]
+    known |= {one.name: pa.nulls(count, one.type) for one in absent}
+    return pa.Table.from_pydict(known, schema=schema)
 
 
 def _geo(table: pa.Table) -> dict[bytes, bytes]:

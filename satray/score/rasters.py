@@ -41,28 +41,40 @@ def source_affine(crs: str | None, transform: Sequence[float] | None) -> Affine:
     return affine
 
 
-def cells_with_data(
-    valid_HW: NDArray[np.bool_], cells: Affine, h: int, w: int
-) -> NDArray[np.bool_]:
-    """Tell which feature cells hold any valid pixel.
+def data_shares(
+    valid_HW: NDArray[np.bool_],
+    cells: Affine,
+    h: int,
+    w: int,
+    inside: tuple[int, int] | None = None,
+) -> NDArray[np.float64]:
+    """Share of each feature cell's pixels that are valid, 0 to 1.
 
     Args:
-        valid_HW: where the tile has data.
-        cells: affine from cell corners to pixel corners of the tile, axis-parallel.
+        valid_HW: where the tile, or a window of a scene, has data.
+        cells: affine from cell corners to its pixel corners, axis-parallel.
         h: rows of cells.
         w: columns of cells.
+        inside: rows and columns of pixels that count, where the rest lies beyond the scene.
 
     Returns:
-        (h, w) bool. A cell's square is `cells` of the unit square, cut to the tile; one beyond the
-        tile's edge counts as the nearest pixel.
+        (h, w). A cell's square is `cells` of the unit square, in whole pixels and cut to the tile;
+        one beyond the tile's edge counts as the nearest pixel. 0 beyond the scene.
     """
     height, width = valid_HW.shape
     # counts of valid pixels above and left of each pixel corner
     sums = np.pad(valid_HW.cumsum(0, dtype=np.int64).cumsum(1), ((1, 0), (1, 0)))
     top, bottom = _edges(cells.f, cells.e, h, height)
     left, right = _edges(cells.c, cells.a, w, width)
-    below, above = sums[bottom][:, [left, right]], sums[top][:, [left, right]]
-    return np.asarray(below[:, 1] - above[:, 1] > below[:, 0] - above[:, 0])
+    rows_h2w = sums[bottom][:, [left, right]] - sums[top][:, [left, right]]
+    down, across = (
+        np.minimum(high, end) - np.minimum(low, end)
+        for low, high, end in zip(
+            (top, left), (bottom, right), inside or (height, width), strict=True
+        )
+    )
+    counts_hw = rows_h2w[:, 1] - rows_h2w[:, 0]
+    return np.asarray(counts_hw / np.maximum(np.outer(down, across), 1))
 
 
 def cam_raster(

@@ -7,7 +7,7 @@ Legend: N tiles, K classes, k classes mapped, h x w cells.
 """
 
 import functools
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,6 @@ from satray.score.ledger import Claim, Task
 from satray.score.predictions import Numbers
 from satray.score.scenes.find import SceneFailure, SceneRef
 from satray.score.scenes.grid import NetGrid
-from satray.score.windows import Mode
 from satray.storage.names import as_text
 
 Status = Literal["done", "failed", "skipped"]
@@ -61,48 +60,21 @@ class Forward:
 
 
 @dataclass(frozen=True)
-class TileScores:
-    """N tiles of a window, in row order."""
+class WindowScores:
+    """What the network says of a window, and of its N tiles in row order."""
 
     numbers: Numbers
     """As of tiles scored one by one; NaN (decisions: 0) where `scored` is not."""
 
     scored: NDArray[np.bool_]
-    """(N,) whether enough of its px are valid; else the tile is nodata."""
-
-
-@dataclass(frozen=True)
-class Patch:
-    """What a window of tiles adds to a tower's map of the scene."""
-
-    row: int
-    """First row of its cells."""
-
-    col: int
-    """First column of its cells."""
-
-    sums: dict[CamKind, NDArray[np.float32]]
-    """Kind -> (k, h, w): weighted sums over tiles."""
-
-    weights: NDArray[np.float32]
-    """(h, w): the weights' sums; 0 where no tile of the window lies."""
-
-    data: NDArray[np.bool_]
-    """(h, w): whether any valid px of the window lies in the cell's square."""
-
-
-@dataclass(frozen=True)
-class WindowScores:
-    """What the network says of a window."""
-
-    tiles: TileScores
-    """Of the window's tiles, in row order."""
+    """(N,) whether enough of a tile's px are valid; else it is nodata."""
 
     maps: Maps = field(default_factory=dict)
-    """Dense: of the window's core."""
+    """Of the cells that the window gives; none where none are asked for."""
 
-    patches: dict[str, Patch] = field(default_factory=dict)
-    """Tiles: what they add to each tower's map; none where no maps are asked for."""
+    mostly: NDArray[np.bool_] | None = None
+    """(h, w) of the finest tower's: whether half of a cell's px in the scene, or more, have data;
+    None without maps."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +101,6 @@ class SceneJob:
     """Its size and place, and its grid of net px."""
     taken_at: str | None
     """Its TIFF's own date and time."""
-    mode: Mode
-    """How it is scored."""
-    why: str
-    """Why that, for a person."""
     parts: int
     """Parts that it is read in."""
     px: int
@@ -185,8 +153,6 @@ class SceneResult:
     """Tiles that have none for want of data."""
     detections: int = 0
     """Points found."""
-    px: int = 0
-    """Stored px."""
     predicted: tuple[int, ...] = ()
     """Tiles that are given each class."""
     run_id: str = ""
@@ -233,17 +199,3 @@ def failed(
     scene, uri, said = map(as_text, (ref.scene, ref.uri, said))
     retryable = not isinstance(error, MisfitError)
     return SceneResult(number, scene, uri, "failed", stage, said, retryable)
-
-
-def about(job: SceneJob, result: SceneResult) -> SceneResult:
-    """A result with what the job knows of its scene."""
-    return replace(
-        result,
-        mode=job.mode,
-        why=job.why,
-        drift=job.drift,
-        notes=(*job.notes, *result.notes),
-        height=job.grid.extent.height,
-        width=job.grid.extent.width,
-        crs=job.grid.extent.crs,
-    )

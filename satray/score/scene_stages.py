@@ -17,12 +17,12 @@ import numpy as np
 from satray.errors import DecodeError, SatrayError
 from satray.runs.run import Product, write_product
 from satray.score.assemble import Assembly
+from satray.score.layout import Seen
 from satray.score.ledger import Claim, Ledger
-from satray.score.overview import Seen, see
 from satray.score.predictions import Layout
 from satray.score.products.catalogue import MadeFile, item_of, stamp, to_bytes
 from satray.score.products.names import product_path
-from satray.score.results import SceneItem, SceneJob, SceneResult, WindowScores, about, failed
+from satray.score.results import SceneItem, SceneJob, SceneResult, WindowScores, failed
 from satray.score.scenes.find import SceneRef, etag_of, uris_of
 from satray.score.scenes.open import CACHE, Scene
 from satray.score.scenes.read import WindowPixels, read_window, with_fills
@@ -143,13 +143,26 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
 
     def failed(self, job: SceneJob, error: DecodeError) -> SceneResult:
         """That a scene could not be read, or not be written."""
-        result = about(job, failed(job.number, job.ref, "read", error))
+        result = self._about(job, failed(job.number, job.ref, "read", error))
         self._give_up(job.claim, result)
         return result
 
     def result_uri(self, number: int) -> str:
         """Where the result of a scene of a run without a ledger is, once it is done."""
         return join(self.state, "results", f"{number:06d}.json")
+
+    def _about(self, job: SceneJob, result: SceneResult) -> SceneResult:
+        """A result with what the job knows of its scene."""
+        return replace(
+            result,
+            mode=self.scoring.mode,
+            why=self.scoring.why,
+            drift=job.drift,
+            notes=(*job.notes, *result.notes),
+            height=job.grid.extent.height,
+            width=job.grid.extent.width,
+            crs=job.grid.extent.crs,
+        )
 
     def _open(self, ref: SceneRef) -> Scene:
         return self.scoring.open(ref, self.storage)
@@ -181,12 +194,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
                 size = layout.plan.rows.size, layout.plan.cols.size
                 tiles = layout.plan.places(window)
                 pixels = with_fills(pixels, scene, job.grid, (y, x), tiles, size)
-            seen.append(
-                see(
-                    layout.canvas, layout.coverage, pixels.pixels_CHW, pixels.valid_HW, (y, x),
-                    layout.alone(number),
-                )
-            )  # fmt: skip
+            seen.append(layout.see(number, pixels.pixels_CHW, pixels.valid_HW))
             shown.append(pixels)
         return tuple(shown), tuple(seen)
 
@@ -211,7 +219,6 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             tiles=counts.tiles,
             nodata=counts.nodata,
             detections=counts.detections,
-            px=job.grid.extent.height * job.grid.extent.width,
             predicted=counts.predicted,
             run_id=self.layout.run_id,
             engine=engine,
@@ -219,7 +226,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             times=tuple(stamp(each) for each in moment.span),
             products=products,
         )
-        result = about(job, result)
+        result = self._about(job, result)
         if self.ledger is None or job.claim is None:
             self.storage.write(self.result_uri(job.number), result.to_json())
         elif not self.ledger.commit(job.claim, asdict(result)):
@@ -244,7 +251,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             if isinstance(file.source, Path):
                 file.source.unlink()  # the disk holds one large file less
         more = {
-            "satray:mode": job.mode,
+            "satray:mode": self.scoring.mode,
             "satray:engine": assembly.engine,
             "satray:drift": None if job.drift is None else round(job.drift, 4),
             "satray:notes": list(notes),
@@ -290,7 +297,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             if self.ledger.stands(job.claim):
                 self.ledger.release(job.claim)
         skipped = failed(job.number, job.ref, "score", error)
-        return about(job, replace(skipped, status="skipped", stage=None))
+        return self._about(job, replace(skipped, status="skipped", stage=None))
 
 
 class SceneNetwork:
@@ -322,7 +329,7 @@ class SceneNetwork:
             window = plan.windows[number]
             fills = (shown.fills_NC,) if plan.mode == "tiles" else ()
             scores: WindowScores = scorer(shown.pixels_CHW, shown.measured_CHW, window, *fills)
-            wrong = ~np.isfinite(scores.tiles.numbers.logits).all(axis=1) & scores.tiles.scored
+            wrong = ~np.isfinite(scores.numbers.logits).all(axis=1) & scores.scored
             if wrong.any():
                 raise DecodeError(f"the network's output is not finite for {wrong.sum()} tiles")
             found.append(scores)

@@ -82,7 +82,7 @@ class Scenes:
                 grid, extent = looked.grid, looked.grid.extent
                 lines.append(
                     f"{ref.scene}: {extent.height:,} x {extent.width:,} px, {grid.why}; "
-                    f"{looked.why}; {looked.px / 1e6:,.1f} Mpx through the network in "
+                    f"{scoring.why}; {looked.px / 1e6:,.1f} Mpx through the network in "
                     f"{looked.parts:,} parts"
                 )
                 lines += [f"{ref.scene}: {note}" for note in looked.notes]
@@ -285,7 +285,7 @@ def _outcome_of(results: Sequence[SceneResult], scoring: Scoring) -> Outcome:
             "failed": lost,
             "tiles": sum(one.tiles for one in done),
             "detections": sum(one.detections for one in done),
-            "px": sum(one.px for one in done),
+            "px": sum((one.height or 0) * (one.width or 0) for one in done),
             "classes": len(classes),
         },
         metrics={"mode": scoring.mode, "predicted": closing.totals(done, classes)},

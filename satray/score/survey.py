@@ -117,12 +117,8 @@ class Scoring:
                 notes += [warning] if warning else []
         except DecodeError as error:
             return failed(number, ref, stage, error)
-        layout = self.layout(grid)
-        parts = len(self.parts(grid))
-        return SceneJob(
-            number, ref, grid, facts.taken_at, self.mode, self.why, parts,
-            layout.plan.px, score, tuple(notes),
-        )  # fmt: skip
+        parts, px = len(self.parts(grid)), self.layout(grid).plan.px
+        return SceneJob(number, ref, grid, facts.taken_at, parts, px, score, tuple(notes))
 
     def grid(self, scene: Scene) -> NetGrid:
         """Lay the grid of net px.
@@ -139,10 +135,9 @@ class Scoring:
         return grid
 
     def layout(self, grid: NetGrid) -> SceneLayout:
-        """The windows of a scene, and its overview."""
+        """The windows of a scene, and its picture."""
         return lay_out(
-            (grid.extent.height, grid.extent.width),
-            (grid.net_height, grid.net_width),
+            grid,
             self.geometry,
             self.mode,
             self.step,

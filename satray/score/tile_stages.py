@@ -22,7 +22,7 @@ from satray.score.products.names import product_path
 from satray.score.rasters import (
     BORDER_CELLS,
     cam_raster,
-    cells_with_data,
+    data_shares,
     source_affine,
 )
 from satray.score.results import Forward, MapRequest
@@ -154,7 +154,7 @@ class TileStages(Stages[tuple[int, pa.Table], TileBlock, BlockResult]):
         size = facts.height, facts.width
         cells = cells_on_tile(self.geometry, *lattice, *size, d4=how.d4)
         if valid is not None:
-            found = cells_with_data(valid, cells, *maps_Khw.shape[1:])
+            found = data_shares(valid, cells, *maps_Khw.shape[1:]) > 0
             maps_Khw = np.where(found, maps_Khw, np.float32(np.nan))
         data = cam_raster(
             maps_Khw,

@@ -1,9 +1,9 @@
 """A bundle over windows of a scene: one forward a window, or one a tile.
 
 Dense: each cell is that of one forward over the whole scene. Tiles: each is scored as in training,
-and maps are blended where tiles overlap, weighted with a Hann window over the tile's cells, so that
-border cells, which saw zero padding, count least. Without overlap the cells of argmax maps and the
-bias add up to the tile's logit; with overlap to nothing.
+and gives its own cells; where tiles overlap they are cut in the middle, so that border cells, which
+saw zero padding, are a map's only where there are no others. Without overlap the cells of argmax
+maps and the bias add up to the tile's logit; with overlap to nothing.
 
 Legend: C bands, H x W net px, D features, h x w cells, K classes, k mapped, N tiles, B of a
 forward, n cells of a tile along a side.
@@ -27,8 +27,8 @@ from satray.models.bundle import Bundle
 from satray.models.network import LSE_SHARPNESS, argmax_cam, dense_cam
 from satray.models.preprocess import normalize
 from satray.score.forward import Features, TileForward, host, mean_over, numbers_of, turn_back
-from satray.score.rasters import cells_with_data
-from satray.score.results import CamKind, MapRequest, Maps, Patch, TileScores, WindowScores
+from satray.score.rasters import data_shares
+from satray.score.results import MapRequest, Maps, WindowScores
 from satray.score.scenes.grid import HALF, mostly
 from satray.score.windows import (
     DenseGeometry,
@@ -58,29 +58,51 @@ class _WindowScorer:
         several = variant.head == "linear" and len(variant.towers) > 1
         self._shared = tuple(tower.name for tower in variant.towers) if several else ()
 
-    def _tiles(
-        self, logits_NK: Tensor, shares: dict[str, Tensor], valid_N: NDArray[np.float32]
-    ) -> TileScores:
-        """Numbers of tiles; NaN, and no class, where too little is valid."""
-        parts = {name: host(part) for name, part in shares.items()}
+    def _scores(
+        self,
+        logits_NK: Tensor,
+        shares: dict[str, Tensor],
+        maps: Maps,
+        valid_HW: NDArray[np.bool_],
+        window: Window,
+    ) -> WindowScores:
+        """Numbers of tiles, NaN and of no class where too little is valid; maps, NaN likewise."""
+        parts, mostly_hw = {name: host(part) for name, part in shares.items()}, None
         numbers = numbers_of(self._bundle, logits_NK, parts)
+        valid_N = self._valid(valid_HW, window)
         scored_N = (valid_N >= self._min_valid) & (valid_N > 0)
         for array in (numbers.logits, numbers.scores, *parts.values()):
             array[~scored_N] = np.nan
         numbers.preds[~scored_N] = 0
-        return TileScores(numbers, scored_N)
+        for tower in self._plan.geometry.towers if maps else ():
+            share_hw = self._data(valid_HW, tower, window)
+            for by_tower in maps.values():
+                by_tower[tower.name][:, share_hw == 0] = np.nan
+            if tower == self._plan.geometry.finest:
+                mostly_hw = share_hw >= HALF
+        return WindowScores(numbers, scored_N, maps, mostly_hw)
 
-    def _nothing(self, count: int) -> TileScores:
-        """Tiles without data."""
-        nan_NK = torch.full((count, len(self._bundle.spec.classes)), torch.nan)
+    def _nothing(self, valid_HW: NDArray[np.bool_], window: Window) -> WindowScores:
+        """Of a window without data."""
+        nan_NK = torch.full((window.tiles, len(self._bundle.spec.classes)), torch.nan)
         shares = dict.fromkeys(self._shared, nan_NK)
-        return self._tiles(nan_NK, shares, np.zeros(count, dtype=np.float32))
+        return self._scores(nan_NK, shares, self._empty(window), valid_HW, window)
+
+    def _empty(self, window: Window) -> Maps:
+        """Maps of the cells that the window gives, NaN."""
+        made: Maps = {kind: {} for kind in self._kinds}
+        for by_tower in made.values():
+            for tower in self._plan.geometry.towers:
+                cells = (len(span) for span in window.cells(tower.name))
+                shape = len(self._classes), *cells
+                by_tower[tower.name] = np.full(shape, np.nan, dtype=np.float32)
+        return made
 
     def _valid(self, valid_HW: NDArray[np.bool_], window: Window) -> NDArray[np.float32]:
         """(N,) share of each tile's px that are valid."""
         tops, lefts = self._plan.corners(window)
-        if valid_HW.all():  # as most are; sums of a large window cost as much as a layer
-            return np.ones(len(tops) * len(lefts), dtype=np.float32)
+        if valid_HW.min() == valid_HW.max():  # as of most; sums of many px cost as much as a layer
+            return np.full(len(tops) * len(lefts), valid_HW[0, 0], dtype=np.float32)
         height, width = self._plan.rows.size, self._plan.cols.size
         sums = np.zeros((valid_HW.shape[0] + 1, valid_HW.shape[1] + 1), dtype=np.int64)
         sums[1:, 1:] = valid_HW.cumsum(0, dtype=np.int32).cumsum(1)
@@ -89,20 +111,22 @@ class _WindowScorer:
         shares: NDArray[np.float32] = (counts / (height * width)).astype(np.float32)
         return shares.ravel()
 
-    def _blank(
+    def _data(
         self, valid_HW: NDArray[np.bool_], tower: TowerLattice, window: Window
-    ) -> NDArray[np.bool_]:
-        """Which cells that the window gives have a square, a stride wide, without valid px."""
+    ) -> NDArray[np.float64]:
+        """(h, w) share of valid px in the squares, a stride wide, of the cells that it gives."""
         rows, cols = window.cells(tower.name)
         h, w = len(rows), len(cols)
-        if not h or not w or valid_HW.all():
-            return np.zeros((h, w), dtype=bool)
+        if not h or not w or valid_HW.min() == valid_HW.max():
+            return np.full((h, w), float(valid_HW[0, 0]))
+        top, left = window.row.px.start, window.col.px.start
         cells = (
-            Affine.translation(-window.col.px.start, -window.row.px.start)
+            Affine.translation(-left, -top)
             @ tower.affine()
             @ Affine.translation(cols.start, rows.start)
         )
-        return ~cells_with_data(valid_HW, cells, h, w)
+        inside = self._plan.height - top, self._plan.width - left
+        return data_shares(valid_HW, cells, h, w, inside)
 
 
 class DenseScorer(_WindowScorer):
@@ -156,7 +180,7 @@ class DenseScorer(_WindowScorer):
         """
         valid_HW = mostly(measured)
         if not valid_HW.any():
-            return WindowScores(self._nothing(window.tiles), self._no_maps(window))
+            return self._nothing(valid_HW, window)
         found = mean_over(
             lambda x_1CHW, g: self._look(x_1CHW, window, g),
             network_input(self._bundle, pixels_CHW, measured),
@@ -165,14 +189,10 @@ class DenseScorer(_WindowScorer):
         parts = {name: found["share", name] for name in self._weights}
         logits_NK = self._bias + torch.stack(list(parts.values())).sum(0)
         shares = {name: parts[name] for name in self._shared}
-        tiles = self._tiles(logits_NK, shares, self._valid(valid_HW, window))
-        made: Maps = {kind: {} for kind in self._kinds}
-        for tower in self._plan.geometry.towers if made else ():
-            blank_hw = self._blank(valid_HW, tower, window)
-            for kind, by_tower in made.items():
-                by_tower[tower.name] = host(found[kind, tower.name])
-                by_tower[tower.name][:, blank_hw] = np.nan
-        return WindowScores(tiles, made)
+        made: Maps = {
+            kind: {name: host(found[kind, name]) for name in self._weights} for kind in self._kinds
+        }
+        return self._scores(logits_NK, shares, made, valid_HW, window)
 
     def _look(self, x_1CHW: Tensor, window: Window, g: int) -> dict[tuple[str, str], Tensor]:
         """Maps and shares of the window in one position."""
@@ -217,13 +237,6 @@ class DenseScorer(_WindowScorer):
         pooled_DN = pool_footprints(grid_Dhw, tops_T, lefts_U, *counts, pooling).flatten(1)
         return pooled_DN.T if pooling == "avg" else pooled_DN.T @ w_KD.float().T
 
-    def _no_maps(self, window: Window) -> Maps:
-        def empty(name: str) -> NDArray[np.float32]:
-            shape = (len(self._classes), *(len(span) for span in window.cells(name)))
-            return np.full(shape, np.nan, dtype=np.float32)
-
-        return {kind: {name: empty(name) for name in self._weights} for kind in self._kinds}
-
 
 class TileScorer(_WindowScorer):
     """A bundle over windows of a scene, tile by tile; call it on pixels."""
@@ -255,6 +268,10 @@ class TileScorer(_WindowScorer):
         if bundle.device.type == "cpu":
             self._batch = min(batch, max(1, CPU_PX // plan.geometry.size**2))
         self._forward = TileForward(bundle, maps, d4=plan.geometry.d4, features=features)
+        self._cores = {
+            tower.name: (plan.rows.cores(tower), plan.cols.cores(tower))
+            for tower in plan.geometry.towers
+        }
 
     @torch.inference_mode()
     def __call__(
@@ -277,10 +294,8 @@ class TileScorer(_WindowScorer):
                 that is smaller than a tile, the network sees the training mean.
         """
         valid_HW = mostly(measured)
-        towers = self._plan.geometry.towers if self._kinds else ()
-        patches = {tower.name: self._patch(tower, valid_HW, window) for tower in towers}
         if not valid_HW.any():
-            return WindowScores(self._nothing(window.tiles), patches=patches)
+            return self._nothing(valid_HW, window)
         x_1CHW = network_input(self._bundle, pixels_CHW, measured)
         places = self._plan.places(window)
         size, side = (self._plan.rows.size, self._plan.cols.size), self._plan.geometry.size
@@ -300,60 +315,35 @@ class TileScorer(_WindowScorer):
             x_1Chw[:, :, : size[0], : size[1]] = own_1Chw
             return x_1Chw
 
-        logits, parts = [], []
+        logits, parts, made = [], [], self._empty(window)
         for start in range(0, len(places), self._batch):
             some = range(start, min(start + self._batch, len(places)))
             found = self._forward(torch.cat([tile(n) for n in some]))
             logits.append(found.logits)
             parts.append(found.shares)
-            for tower in towers:
-                by_kind = {kind: host(maps[tower.name]) for kind, maps in found.maps.items()}
-                self._add(patches[tower.name], by_kind, tower, window, some)
+            for kind, by_tower in made.items():
+                for name, maps_khw in by_tower.items():
+                    self._put(maps_khw, host(found.maps[kind][name]), name, window, some)
         shares = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        tiles = self._tiles(torch.cat(logits), shares, self._valid(valid_HW, window))
-        return WindowScores(tiles, patches=patches)
+        return self._scores(torch.cat(logits), shares, made, valid_HW, window)
 
-    def _patch(self, tower: TowerLattice, valid_HW: NDArray[np.bool_], window: Window) -> Patch:
-        """Zeros, over the cells of the window's tiles."""
-        rows, cols = window.cells(tower.name)
-        blank_hw = self._blank(valid_HW, tower, window)
-        sums: dict[CamKind, NDArray[np.float32]] = {
-            kind: np.zeros((len(self._classes), *blank_hw.shape), dtype=np.float32)
-            for kind in self._kinds
-        }
-        weights = np.zeros(blank_hw.shape, dtype=np.float32)
-        return Patch(rows.start, cols.start, sums, weights, ~blank_hw)
-
-    def _add(
+    def _put(
         self,
-        patch: Patch,
-        maps: dict[CamKind, NDArray[np.float32]],
-        tower: TowerLattice,
+        maps_khw: NDArray[np.float32],
+        maps_Bknn: NDArray[np.float32],
+        tower: str,
         window: Window,
         some: range,
     ) -> None:
-        """Add a batch of tiles' maps to the patch."""
-        weight = hann(tower.tile_cells)
-        starts = (self._plan.rows.starts[tower.name], self._plan.cols.starts[tower.name])
-        for b, n in enumerate(some):
+        """Take the cells that some of a window's tiles give of their maps."""
+        rows, cols = window.cells(tower)
+        for n, maps_knn in zip(some, maps_Bknn, strict=True):
             i, j = divmod(n, len(window.col.tiles))
-            top = starts[0][window.row.tiles.start + i] - patch.row
-            left = starts[1][window.col.tiles.start + j] - patch.col
-            # a scene smaller than a tile has fewer cells
-            height = min(tower.tile_cells, patch.weights.shape[0] - top)
-            width = min(tower.tile_cells, patch.weights.shape[1] - left)
-            there = np.s_[top : top + height, left : left + width]
-            some_weight = weight[:height, :width]
-            patch.weights[there] += some_weight
-            for kind, maps_Bknn in maps.items():
-                patch.sums[kind][:, *there] += some_weight * maps_Bknn[b, :, :height, :width]
-
-
-def hann(cells: int) -> NDArray[np.float32]:
-    """Weights of a tile's cells, (cells, cells): a Hann window at their centres, never 0."""
-    line = np.sin(np.pi * (np.arange(cells) + 0.5) / cells) ** 2
-    weights: NDArray[np.float32] = np.outer(line, line).astype(np.float32)
-    return weights
+            row, col = window.row.tiles.start + i, window.col.tiles.start + j
+            down, across = self._cores[tower][0][row], self._cores[tower][1][col]
+            top, left = self._plan.rows.starts[tower][row], self._plan.cols.starts[tower][col]
+            there = down.within(rows.start), across.within(cols.start)
+            maps_khw[:, *there] = maps_knn[:, down.within(top), across.within(left)]
 
 
 def network_input(

@@ -11,11 +11,13 @@ too, and no halo is lost), and of these it keeps the core. Cores follow one anot
 overlap; exact areas overlap so far that each tile lies wholly within one of them, and belongs to
 the first such. Windows are products of windows along both axes, all of one shape.
 
-Tiles: a window holds whole tiles, each its own forward, for networks without a halo.
+Tiles: a window holds whole tiles, each its own forward, for networks without a halo. Where tiles
+overlap their cells are cut in the middle, so that each cell of a map is one tile's.
 """
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -145,6 +147,11 @@ class DenseGeometry:
             towers.append(replace(tower, centre=centre))
         return replace(self, towers=tuple(towers), d4=True)
 
+    @property
+    def finest(self) -> TowerLattice:
+        """The lattice of the smallest cells, the first of several."""
+        return min(self.towers, key=lambda tower: tower.stride)
+
     def tower(self, name: str) -> TowerLattice:
         """The lattice of a tower, by its name."""
         (tower,) = (tower for tower in self.towers if tower.name == name)
@@ -199,6 +206,14 @@ class AxisTiles:
         """How many."""
         return len(self.origins)
 
+    def cores(self, tower: TowerLattice) -> tuple[Span, ...]:
+        """Cells of a tower's map that each tile gives: its own, cut in the middle of overlaps."""
+        starts, count = self.starts[tower.name], min(self.counts[tower.name], tower.tile_cells)
+        stops = [min(a + count, (a + b + count) // 2) for a, b in pairwise(starts)]
+        stops.append(starts[-1] + count)
+        firsts = map(max, starts, (0, *stops))
+        return tuple(Span(first, stop) for first, stop in zip(firsts, stops, strict=True))
+
     def within(self, start: int, stop: int) -> NDArray[np.int64]:
         """First net px of tiles `start` to before `stop`."""
         return np.array(self.origins[start:stop], dtype=np.int64)
@@ -248,7 +263,7 @@ class AxisWindow:
 
     cells: dict[str, Span]
     """Cells of the map that it gives, by tower, counted from the scene's origin. Dense: its core.
-    Tiles: those of its tiles, which those of the next window may overlap."""
+    Tiles: those that its tiles give."""
 
     exact: dict[str, Span]
     """Dense: cells equal to the whole scene's, by tower. Tiles: none."""
@@ -532,6 +547,7 @@ def _cut(
 ) -> tuple[AxisWindow, ...]:
     """Windows of whole tiles, as many as fit into `side` px."""
     windows = []
+    cores = {tower.name: tiles.cores(tower) for tower in geometry.towers}
     first = 0
     while first < len(tiles):
         start = tiles.origins[first]
@@ -544,8 +560,7 @@ def _cut(
             max(0, start - geometry.block), min(stop + geometry.block, max(length, geometry.size))
         )
         cells = {
-            name: Span(starts[first], starts[last - 1] + tiles.counts[name])
-            for name, starts in tiles.starts.items()
+            name: Span(spans[first].start, spans[last - 1].stop) for name, spans in cores.items()
         }
         windows.append(AxisWindow(px, Span(first, last), cells, {}))
         first = last

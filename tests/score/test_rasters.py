@@ -17,7 +17,7 @@ from satray.score.rasters import (
     StripWriter,
     block_size,
     cam_raster,
-    cells_with_data,
+    data_shares,
     source_affine,
 )
 
@@ -80,23 +80,29 @@ def test_without_georeference_y_is_minus_row() -> None:
             source_affine("EPSG:4326", flat)
 
 
-def test_cells_with_data_against_counting() -> None:
+@pytest.mark.parametrize("density", [0.1, 0.5])
+def test_shares_with_data_against_counting(density) -> None:
     rng = np.random.default_rng(1)
     for _ in range(50):
         height, width = rng.integers(1, 40, 2)
-        valid = rng.random((height, width)) < 0.1
+        valid = rng.random((height, width)) < density
         step, origin = rng.uniform(1, 20), rng.uniform(-10, 10)
         h, w = rng.integers(1, 6, 2)
-        found = cells_with_data(valid, Affine(step, 0, origin, 0, step, origin), h, w)
+        cells = Affine(step, 0, origin, 0, step, origin)
+        found = data_shares(valid, cells, h, w)
+        # a window that reaches over its scene: what lies beyond has no data, and does not count
+        beyond = np.pad(valid, ((0, 20), (0, 30)))
+        in_window = data_shares(beyond, cells, h, w, inside=valid.shape)
         for i in range(h):
             for j in range(w):
                 (top, bottom), (left, right) = (
                     (int(np.floor(origin + step * n)), int(np.ceil(origin + step * (n + 1))))
                     for n in (i, j)
                 )
+                assert in_window[i, j] == (found[i, j] if top < height and left < width else 0)
                 top, left = min(max(top, 0), height - 1), min(max(left, 0), width - 1)
                 square = valid[top : max(bottom, top + 1), left : max(right, left + 1)]
-                assert found[i, j] == square.any()
+                assert found[i, j] == square.mean()
 
 
 def test_what_the_disk_does_not_take_is_one_line(tmp_path) -> None:

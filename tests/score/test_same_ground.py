@@ -82,7 +82,7 @@ def by_scene(of, folder) -> dict[str, np.ndarray]:
             pixels = read_piece(scene, grid, plan, piece)
             scorer = TileScorer(of, plan, MapRequest(), 0.1)
             made = scorer(pixels.pixels_CHW, pixels.measured_CHW, piece, pixels.fills_NC)
-            found[ref.scene] = made.tiles.numbers.logits[0]
+            found[ref.scene] = made.numbers.logits[0]
     return found
 
 
@@ -173,5 +173,5 @@ def test_tiles_of_a_scene_are_filled_one_by_one(tmp_path):
     )
     alone = by_tile(of, tmp_path)
     # edges between tiles are resampled across them, in a scene
-    np.testing.assert_allclose(found.tiles.numbers.logits[0], alone["0.tif"], rtol=0.05, atol=0.05)
-    np.testing.assert_allclose(found.tiles.numbers.logits[1], alone["1.tif"], rtol=0.05, atol=0.05)
+    np.testing.assert_allclose(found.numbers.logits[0], alone["0.tif"], rtol=0.05, atol=0.05)
+    np.testing.assert_allclose(found.numbers.logits[1], alone["1.tif"], rtol=0.05, atol=0.05)

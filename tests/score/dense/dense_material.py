@@ -110,14 +110,25 @@ def all_windows(
 
 
 def stitched(plan: ScenePlan, done: list, kind: str, tower: str, classes: int) -> np.ndarray:
-    """The map of the scene; each cell is written once."""
-    made = np.zeros((classes, *plan.cells(tower)), dtype=np.float32)
+    """The map of the scene; no cell is written twice, and in dense mode each once."""
+    made = np.full((classes, *plan.cells(tower)), np.nan, dtype=np.float32)
     count = np.zeros(plan.cells(tower), dtype=int)
     for window, scores in done:
         rows, cols = (span.within(0) for span in window.cells(tower))
         made[:, rows, cols] = scores.maps[kind][tower]
         count[rows, cols] += 1
-    assert (count == 1).all()
+    assert count.max() == 1
+    assert plan.mode == "tiles" or count.min() == 1
+    return made
+
+
+def mostly_data(plan: ScenePlan, done: list) -> np.ndarray:
+    """Cells of the finest tower of which at least half has data."""
+    finest = plan.geometry.finest.name
+    made = np.zeros(plan.cells(finest), dtype=bool)
+    for window, scores in done:
+        rows, cols = (span.within(0) for span in window.cells(finest))
+        made[rows, cols] = scores.mostly
     return made
 
 
@@ -126,12 +137,12 @@ def gathered(plan: ScenePlan, done: list) -> dict[str, np.ndarray]:
     made: dict[str, np.ndarray] = {}
     for window, scores in done:
         rows, cols = window.row.tiles.within(0), window.col.tiles.within(0)
-        numbers = scores.tiles.numbers
+        numbers = scores.numbers
         parts = {
             "logits": numbers.logits,
             "scores": numbers.scores,
             "preds": numbers.preds,
-            "scored": scores.tiles.scored,
+            "scored": scores.scored,
             **{f"share_{name}": part for name, part in numbers.shares.items()},
         }
         for name, part in parts.items():

@@ -124,6 +124,11 @@ def test_gaps_are_nan_in_maps_and_null_in_tiles():
         low, high = max(0, 32 * j + 0.5 - 16), min(shape[1], 32 * j + 0.5 + 16)
         blank = not valid[0, int(low) : int(np.ceil(high))].any()
         assert np.isnan(dense[:, :, j]).all() == blank
+    mostly = material.mostly_data(plan, done)
+    for j in range(dense.shape[2]):  # squares lie half a px off, and reach into the next
+        low, high = max(0, 32 * j - 16), min(shape[1], 32 * j + 17)
+        share = valid[0, low:high].mean() if low < high else 0
+        assert (mostly[:6, j] == (share >= 0.5)).all()
     # the network saw the mean there
     padded = tuple(geometry.padded(length) for length in shape)
     features = material.whole_features(bundle, pixels, valid, padded)
@@ -151,8 +156,8 @@ def test_a_window_without_data_needs_no_forward():
     scores = scorer(pixels, pixels[0] > 0, window)
     assert np.isnan(scores.maps["dense"]["nir"]).all()
     assert scores.maps["dense"]["nir"].shape == (3, 10, 10)
-    assert not scores.tiles.scored.any()
-    assert set(scores.tiles.numbers.shares) == {"rgb", "nir"}
+    assert not scores.scored.any()
+    assert set(scores.numbers.shares) == {"rgb", "nir"}
 
 
 def test_the_eight_symmetries_are_those_of_the_whole_scene():

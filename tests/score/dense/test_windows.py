@@ -129,6 +129,20 @@ def test_pieces_hold_each_tile_once(geo, height, width, step, side):
     assert len(seen) == plan.tiles == len(plan.rows) * len(plan.cols)
 
 
+@given(geometries, lengths, steps)
+def test_each_cell_that_tiles_reach_is_the_nearest_ones(geo, length, step):
+    tiles = axis_tiles(length, geo, step)
+    for tower in geo.towers:
+        count = min(tiles.counts[tower.name], tower.tile_cells)
+        starts, cores = tiles.starts[tower.name], tiles.cores(tower)
+        owners = {cell: t for t, core in enumerate(cores) for cell in range(core.start, core.stop)}
+        assert sum(map(len, cores)) == len(owners)
+        assert set(owners) == {cell for start in starts for cell in range(start, start + count)}
+        for cell, tile in owners.items():
+            off = [abs(2 * start + count - 1 - 2 * cell) for start in starts]
+            assert off[tile] == min(off)
+
+
 def test_a_large_scenes_kept_part_approaches_the_bound_of_the_notes():
     plan = plan_scene(20_000, 20_000, RESNET18, window=2048)
     assert plan.windows[0].height <= 2048

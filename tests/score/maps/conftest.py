@@ -7,7 +7,7 @@ import pytest
 
 from satray.models import bundle as bundles
 from satray.runs import job as perform
-from satray.score import engines, overview
+from satray.score import engines, layout
 
 LOADED = {}
 """Bundles by their folder."""
@@ -17,8 +17,8 @@ LOADED = {}
 def _once():
     """Save most of a small run: small pictures, bundles loaded once."""
     with pytest.MonkeyPatch.context() as patch:
-        small = functools.partial(overview.picture_size, longest=160)
-        patch.setattr(overview, "picture_size", small)
+        small = functools.partial(layout.picture_size, longest=160)
+        patch.setattr(layout, "picture_size", small)
         patch.setattr(perform, "library_versions", functools.cache(perform.library_versions))
         real = bundles.load_bundle
 
