@@ -7,7 +7,6 @@ NAMES = {
     "ingest": "tiles a second that the streaming room delivers",
     "rows": "prepare's own time and memory a row",
     "training": "images a second through Ray, against a bare PyTorch loop",
-    "startup": "where the start of a job goes: its lines and processes, with seconds of CPU",
     "gpu": "a GPU kept busy: the step alone, fed from disk, fed through the full line",
     "sweep": "many heads over cached features, against extraction alone and the naive way",
     "score": "scenes and tiles scored: many, small, one huge",

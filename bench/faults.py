@@ -187,33 +187,6 @@ def raylet(at: Bench) -> None:
     at.finish(out)
 
 
-def two(at: Bench) -> None:
-    """Two schedules at once: each scene is scored by one of them."""
-    out = at.root / "two"
-    for run in [at.score(out) for _ in range(2)]:
-        finished(run)
-    at.finish(out)
-    commits = list(out.glob("ledger/*/*/done"))
-    need(len(commits) == SCENES, f"{len(commits)} commits of {SCENES} scenes")
-
-
-def disk(at: Bench) -> None:
-    """The disk is full: that is the line, nothing is given up, and with room all is done."""
-    out = at.root / "disk"
-    out.mkdir()
-    small = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(out)]
-    if os.geteuid() or subprocess.run(small, capture_output=True, check=False).returncode:
-        raise NotImplementedError("needs the right to mount a small disk")
-    try:
-        for _ in range(4):
-            text = finished(at.score(out), 1)
-            need("No space left" in text, f"another cause: {text.splitlines()[-2:]}")
-        subprocess.run(["mount", "-o", "remount,size=64m", str(out)], check=True)
-        at.finish(out)
-    finally:
-        subprocess.run(["umount", "-l", str(out)], check=False)
-
-
 def cut(at: Bench) -> None:
     """A fifth of all requests to S3 fails: the whole line ends well, with the same numbers."""
     import boto3
@@ -251,7 +224,7 @@ def cut(at: Bench) -> None:
 
 
 CASES: dict[str, Callable[[Bench], None]] = {
-    one.__name__: one for one in (driver, raylet, two, disk, cut, moments)
+    one.__name__: one for one in (driver, raylet, cut, moments)
 }
 
 

@@ -4,7 +4,6 @@ Ways over the same generated archive (256 x 256 x 4, uint16, plain and deflate),
 run, medians of the rounds, first batch included:
 
 - `satray`: the streaming room, no cache, two read tasks; `cached`: a second pass over the cache;
-- `loader`: a PyTorch `DataLoader`, two workers, rasterio;
 - `limit`: two plain processes that read and decode as satray does and do nothing else.
 
 Ray, and the plain processes, are started beforehand; each round pays its own where it starts any.
@@ -69,49 +68,12 @@ def satray_pass(index: Path, cache: Path | None = None) -> Measured:
     return measure(run(), len(source))
 
 
-class _Files:
-    """A map-style data set as one writes it for torch."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, item: int) -> Any:
-        import rasterio
-        import torch
-
-        with rasterio.open(self.paths[item]) as image:
-            return torch.from_numpy(image.read())
-
-
-def loader_pass(paths: list[Path]) -> Measured:
-    """One pass of torch's DataLoader over rasterio."""
-    from torch.utils.data import DataLoader
-
-    files: Any = _Files(paths)
-    loader: Any = DataLoader(
-        files, batch_size=BATCH, shuffle=True, num_workers=WORKERS,
-        multiprocessing_context="fork",  # as on any Linux; a spawned parent would pass on spawning
-    )  # fmt: skip
-    return measure((len(batch) for batch in loader), len(paths))
-
-
 def limit_pass(paths: list[Path]) -> None:
     """Read and decode, as satray does, and nothing else."""
     from satray.data.decode import PixelSpec, read_pixels
 
     for path in paths:
         read_pixels(path.read_bytes(), PixelSpec((0, 1, 2, 3), 256, 256, "uint16"))
-
-
-def _imports() -> None:
-    """A process without Ray, whose threads do not survive a fork."""
-    import rasterio
-    import torch
-
-    del rasterio, torch
 
 
 def main(arguments: list[str]) -> int:
@@ -130,7 +92,7 @@ def main(arguments: list[str]) -> int:
     results: dict[str, dict[str, list[Measured]]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="satray-bench-") as temporary,
-        ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"), _imports) as aside,
+        ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as aside,
     ):
 
         def limit(folder: Path) -> Measured:
@@ -141,7 +103,6 @@ def main(arguments: list[str]) -> int:
 
         ways: dict[str, Callable[[Path], Measured]] = {
             "limit": limit,
-            "loader": lambda at: aside.submit(loader_pass, sorted(at.glob("tiles/*"))).result(),
             "satray": lambda at: satray_pass(at / "index"),
         }
         archives = [Path(temporary) / name for name in ("plain", "deflate")]

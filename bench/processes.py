@@ -16,32 +16,21 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = 0.25
 """Seconds between looks."""
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Seen:
     """A process."""
 
-    first: float
-    """Seconds since the command; `last` likewise."""
-    last: float = 0.0
-    cpu: float = 0.0
-    """Seconds, its kernel's included."""
-    resident: float = 0.0
-    """GiB at most, shared pages included."""
     own: float = 0.0
-    """Of these private or file-backed: without shared memory, which is Ray's object store and
-    counts once a machine."""
-    titles: list[str] = field(default_factory=list)
-    """Ray renames its workers."""
+    """GiB at most that are private or file-backed: without shared memory, which is Ray's object
+    store and counts once a machine."""
 
 
 @dataclass
 class Watched:
     """What a job took."""
 
-    begun: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
     """From its start to its end, Python's and Ray's included."""
     said: str = ""
@@ -51,37 +40,21 @@ class Watched:
     together: float = 0.0
     """GiB of all processes at once at most, shared memory left out."""
 
-    @property
-    def cpu(self) -> float:
-        """Seconds of CPU of all processes, so far."""
-        return sum(one.cpu for one in self.seen.values())
 
-    @property
-    def largest(self) -> list[Seen]:
-        """Processes, those that held most memory first."""
-        return sorted(self.seen.values(), key=lambda one: -one.resident)
-
-
-def job(
-    name: str,
-    *keys: str,
-    look: Callable[[], None] = lambda: None,
-    line: Callable[[str, Watched], None] = lambda *_: None,
-) -> Watched:
+def job(name: str, *keys: str, look: Callable[[], None] = lambda: None) -> Watched:
     """`python jobs/NAME.py KEYS`.
 
     Args:
         name: the job.
         keys: its arguments.
         look: called now and then while it runs.
-        line: given each line that it prints, and what it took so far.
 
     Raises:
         SystemExit: it does not end with status 0.
     """
     command = [sys.executable, f"jobs/{name}.py", *keys]
     print("$", " ".join(command[1:]), file=sys.stderr, flush=True)
-    watched = Watched()
+    watched, begun = Watched(), time.perf_counter()
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
@@ -90,7 +63,6 @@ def job(
     def listen() -> None:
         for text in process.stdout or ():
             watched.said += text
-            line(text.rstrip(), watched)
 
     listener = threading.Thread(target=listen)
     listener.start()
@@ -100,30 +72,22 @@ def job(
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(EVERY)
     listener.join()
-    watched.seconds = time.perf_counter() - watched.begun
+    watched.seconds = time.perf_counter() - begun
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{watched.said}")
     return watched
 
 
 def _look(root: int, watched: Watched) -> None:
-    now, together = time.perf_counter() - watched.begun, 0.0
+    together = 0.0
     for pid in (root, *below(root)):
         with contextlib.suppress(OSError, KeyError, ValueError):  # it ends while looked at
-            folder = Path(f"/proc/{pid}")
-            rest = (folder / "stat").read_text().rpartition(")")[2].split()
-            lines = (folder / "status").read_text().splitlines()
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
             found = dict(text.split(":", 1) for text in lines)
             resident, shared = (int(found[k].split()[0]) / 2**20 for k in ("VmRSS", "RssShmem"))
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            one = watched.seen.setdefault(pid, Seen(now))
-            one.last, one.cpu = now, (int(rest[11]) + int(rest[12])) / TICKS
-            one.resident = max(one.resident, resident)
+            one = watched.seen.setdefault(pid, Seen())
             one.own = max(one.own, resident - shared)
             together += resident - shared
-            title = " ".join(Path(word).name for word in words if word and word[0] != "-")[:40]
-            if title and title not in one.titles:
-                one.titles.append(title)
     watched.together = max(watched.together, together)
 
 

@@ -8,7 +8,7 @@ The jobs as a user runs them, over generated data (pieces of the demo's coast), 
 - `small`: one scene of 1,024 px, 100 tiles, and `evaluate` of 100 tiles, from the command to its
   end: in the job's own process, and on Ray, in turn; medians.
 - `huge`, by name only: 20,000 x 20,000 px (uint16, 4 bands) by single4 (ResNet-18): seconds by
-  activity, and the memory (RSS) of all processes.
+  activity.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from bench.processes import ROOT, Watched, job
+from satray.models.variant import RGB
 
 BLOCK = 512
-SETUPS = ("", "mode=dense window=1280")
-"""Of `huge`: without keys (`auto` takes tiles where they do not overlap), and in windows."""
+"""Side of the pieces that scenes are made of, px."""
 KINDS = ("red", "green", "blue", "dark", "bright")
 """Classes of bundles and tiles: nobody looks for what they say."""
 TILE = 256
@@ -37,11 +37,11 @@ Timed = tuple[Watched, dict[str, float]]
 
 def many(given: argparse.Namespace) -> dict[str, Any]:
     """Many scenes, many tiles."""
-    model, rows = given.bundle or save_bundle(given.work / "bundle", "mobilenet_v2"), []
+    model, rows = save_bundle(given.work / "bundle", "mobilenet_v2"), []
     print("| what | command, s | a second | scoring, s | a second |\n|---|---:|---:|---:|---:|")
     for noun, count, side in (("scenes", given.scenes, 512), ("tiles", given.tiles, TILE)):
         folder = write_coast(given.work / noun, count, side)
-        watched, seconds = run(given, "score", f"bundle={model}", f"{noun}={folder}", *given.also)
+        watched, seconds = run(given, "score", f"bundle={model}", f"{noun}={folder}")
         scoring = seconds["scoring"]
         print(
             f"| {count:,} {noun} of {side} px | {watched.seconds:.1f} "
@@ -55,7 +55,7 @@ def many(given: argparse.Namespace) -> dict[str, Any]:
 def small(given: argparse.Namespace) -> dict[str, Any]:
     """One scene, few tiles."""
     work, rows = given.work, []
-    model = given.bundle or save_bundle(work / "bundle", "mobilenet_v2")
+    model = save_bundle(work / "bundle", "mobilenet_v2")
     scene, tiles = write_coast(work / "scene", 1, 1024), write_coast(work / "tiles", 100, TILE)
     rng = np.random.default_rng(0)
     lines = [
@@ -86,27 +86,18 @@ def small(given: argparse.Namespace) -> dict[str, Any]:
 
 def huge(given: argparse.Namespace) -> dict[str, Any]:
     """A huge scene through the job."""
+    from satray.demo.archive import BANDS
+
     classes = tuple(f"class{n:02d}" for n in range(17))
-    model = given.bundle or save_bundle(
+    model = save_bundle(
         given.work / "bundle", "single4", classes, dtype="uint16", mean=(2000.0,) * 4,
         std=(1000.0,) * 4, thresholds=(0.9999,) * 17,
     )  # fmt: skip
-    scene, rows = write_huge(given.work / "scenes" / "huge.tif", given.px), []
-    for keys in given.keys or SETUPS:
-        watched, seconds = run(
-            given, "score", f"bundle={model}", f"scenes={scene}", *keys.split(), *given.also
-        )
-        print(f"### {keys or 'without keys'}\n\n{watched.said.strip()}\n\n| activity | seconds |")
-        print(
-            "\n".join(["|---|---:|", *(f"| {a} | {spent:.1f} |" for a, spent in seconds.items())])
-        )
-        print("\n| process | RSS, GiB | without shared memory |\n|---|---:|---:|")
-        for one in watched.largest[:6]:
-            print(f"| `{' > '.join(one.titles)}` | {one.resident:.2f} | {one.own:.2f} |")
-        print(f"\n{watched.seconds:.0f} s; all together {watched.together:.2f} GiB\n", flush=True)
-        rows.append({"keys": keys, "command": watched.seconds, "seconds": seconds,
-                     "largest": watched.largest[0].resident})  # fmt: skip
-    return {"px": given.px, "rows": rows}
+    scenes = write_coast(given.work / "scenes", 1, given.px, BANDS, "uint16")
+    watched, seconds = run(given, "score", f"bundle={model}", f"scenes={scenes}")
+    print(f"{watched.said.strip()}\n\n| activity | seconds |\n|---|---:|")
+    print("\n".join(f"| {activity} | {spent:.1f} |" for activity, spent in seconds.items()))
+    return {"px": given.px, "command": watched.seconds, "seconds": seconds}
 
 
 def run(given: argparse.Namespace, name: str, *keys: str) -> Timed:
@@ -167,57 +158,48 @@ def save_bundle(folder: Path, variant: str, classes: tuple[str, ...] = KINDS, **
     return folder
 
 
-def write_coast(folder: Path, count: int, side: int) -> Path:
-    """Pieces of the demo's coast beside each other: red, green, blue, uint8, deflate."""
-    import rasterio
+def write_coast(
+    folder: Path, count: int, side: int, bands: tuple[str, ...] = RGB, dtype: str = "uint8"
+) -> Path:
+    """Scenes beside each other of pieces of the demo's coast, turned and shaded by place.
 
-    from satray.demo.archive import CRS, draw_sheet
-
-    sheet = draw_sheet(0, 1, 2048)
-    pixels = np.clip(sheet.pixels[[2, 1, 0]] / 16, 1, 255).astype(np.uint8)
-    rng = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    for number in range(count):
-        top, left = rng.integers(0, 2048 - side + 1, 2)
-        shift = rasterio.Affine.translation(number % 32 * side, number // 32 * side)
-        with rasterio.open(
-            folder / f"coast-{number:05d}.tif", "w", driver="GTiff", dtype="uint8", count=3,
-            height=side, width=side, crs=CRS, transform=sheet.transform @ shift,
-            compress="deflate", predictor=2, tiled=True, blockxsize=256, blockysize=256,
-            photometric="rgb", interleave="pixel",
-        ) as file:  # fmt: skip
-            file.write(pixels[:, top : top + side, left : left + side])
-    return folder
-
-
-def write_huge(path: Path, side: int) -> Path:
-    """Pieces of the demo's coast, turned and shaded by place; tiled, deflate, uint16."""
+    Args:
+        folder: where to.
+        count: scenes.
+        side: of each, px.
+        bands: names, of the coast's.
+        dtype: `uint8` (a sixteenth of the coast's values), or `uint16`.
+    """
     import rasterio
     from rasterio.windows import Window
 
     from satray.demo.archive import BANDS, CRS, draw_sheet
 
     sheet = draw_sheet(0, 1, 2048)
-    rng = np.random.default_rng(0)
-    path.parent.mkdir(parents=True)
-    with rasterio.open(
-        path, "w", driver="GTiff", dtype="uint16", count=4, height=side, width=side, crs=CRS,
-        transform=sheet.transform, compress="deflate", predictor=2, zlevel=1, tiled=True,
-        blockxsize=BLOCK, blockysize=BLOCK, bigtiff="yes", interleave="pixel",
-        num_threads="all_cpus",
-    ) as file:  # fmt: skip
-        file.descriptions = BANDS
-        for row in range(0, side, BLOCK):
-            parts = []
-            for _ in range(0, side, BLOCK):
-                top, left = rng.integers(0, 2048 - BLOCK, 2)
-                part = sheet.pixels[:, top : top + BLOCK, left : left + BLOCK]
-                shaded = np.clip(part * rng.uniform(0.8, 1.2), 1, 65535).astype(np.uint16)
-                parts.append(np.rot90(shaded, int(rng.integers(4)), (1, 2)))
-            height = min(BLOCK, side - row)
-            strip = np.concatenate(parts, axis=2)[:, :height, :side]
-            file.write(strip, window=Window(0, row, side, height))
-    return path
+    coast = sheet.pixels[[BANDS.index(band) for band in bands]]
+    scale, top_value, block = (1 / 16, 255, 256) if dtype == "uint8" else (1, 65535, 512)
+    piece, rng = min(side, BLOCK), np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        shift = rasterio.Affine.translation(number % 32 * side, number // 32 * side)
+        with rasterio.open(
+            folder / f"coast-{number:05d}.tif", "w", driver="GTiff", dtype=dtype,
+            count=len(bands), height=side, width=side, crs=CRS, transform=sheet.transform @ shift,
+            compress="deflate", predictor=2, zlevel=1, tiled=True, blockxsize=block,
+            blockysize=block, bigtiff="if_safer", interleave="pixel", num_threads="all_cpus",
+        ) as file:  # fmt: skip
+            file.descriptions = bands
+            for row in range(0, side, piece):
+                parts = []
+                for _ in range(0, side, piece):
+                    top, left = rng.integers(0, 2048 - piece, 2)
+                    part = coast[:, top : top + piece, left : left + piece]
+                    shaded = np.clip(part * (scale * rng.uniform(0.8, 1.2)), 1, top_value)
+                    parts.append(np.rot90(shaded.astype(dtype), int(rng.integers(4)), (1, 2)))
+                height = min(piece, side - row)
+                strip = np.concatenate(parts, axis=2)[:, :height, :side]
+                file.write(strip, window=Window(0, row, side, height))
+    return folder
 
 
 def main(arguments: list[str]) -> int:
@@ -229,14 +211,10 @@ def main(arguments: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("rows", nargs="*", metavar="row", help=", ".join(rows))
     parser.add_argument("--work", type=Path, default=Path("runs/bench"), help="removed at the end")
-    parser.add_argument("--bundle", help="of many and huge, in place of random weights")
     parser.add_argument("--scenes", type=int, default=500, help="of many")
     parser.add_argument("--tiles", type=int, default=2000, help="of many")
     parser.add_argument("--rounds", type=int, default=3, help="of small")
     parser.add_argument("--px", type=int, default=20_000, help="side of huge's scene")
-    parser.add_argument("--keys", action="append", help="of one run of huge; repeatable")
-    parser.add_argument("--also", action="append", default=[], metavar="KEY=VALUE",
-                        help="for score in many and huge; repeatable")  # fmt: skip
     given = parser.parse_args(arguments)
     strange = sorted(set(given.rows) - set(rows))
     if strange:

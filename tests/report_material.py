@@ -12,7 +12,7 @@ import scoring_material as material
 from satray.config.score import EvaluateRecipe
 from satray.data.index import SCHEMA, IndexMeta, TileIndex, read_index, table_with
 from satray.evaluate.quality import Predicted, Quality, measure
-from satray.evaluate.report import publish_report
+from satray.evaluate.report import Inputs, publish_report
 from satray.evaluate.reproduce import Comparison
 from satray.models.spec import BundleSpec
 from satray.runs.run import Run
@@ -38,8 +38,9 @@ class Findings:
 
     def publish(self, run: Run) -> None:
         tiles = tiles_of_index(self.index, self.spec.classes)
-        rest = self.predicted, self.quality, self.comparison, self.failed
-        publish_report(self.recipe, self.spec, self.index, tiles, *rest, run)
+        found = Inputs(self.spec, self.index, tiles, None, {}, {})
+        measured = self.predicted, self.quality, self.comparison, self.failed
+        publish_report(found, self.recipe, *measured, run)
 
 
 def findings(root: Path, *, tiles: int = 12, keys: dict[str, Any] | None = None, **more: Any):

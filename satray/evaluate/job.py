@@ -1,7 +1,7 @@
 """The job `evaluate`: predictions of a split of a tile index, and how good they are."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from satray.config.score import EvaluateRecipe
@@ -9,6 +9,7 @@ from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
 from satray.errors import InputError
 from satray.evaluate.quality import Gathered, Quality, caution, measure
+from satray.evaluate.report import Inputs, publish_report
 from satray.evaluate.reproduce import Comparison, Earlier, causes, compare, earlier
 from satray.metrics.summary import said
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
@@ -20,29 +21,11 @@ from satray.score.predictions import failure_lines
 from satray.score.scheduler import wants_ray
 from satray.score.settings import D4_SAID
 from satray.score.tile_stages import TileScoring
-from satray.score.tiles import TileSet, tiles_of_index, wanted_of
+from satray.score.tiles import tiles_of_index, wanted_of
 from satray.storage import Storage, join
 
 if TYPE_CHECKING:  # it imports torch
     from satray.models.spec import BundleSpec
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is measured."""
-
-    spec: "BundleSpec"
-    """The bundle's description."""
-    index: TileIndex
-    """The split of the index."""
-    tiles: TileSet
-    """Its tiles, with their labels in the bundle's order."""
-    before: Earlier | None
-    """The run to reproduce; None where nobody asked."""
-    bundle: dict[str, str]
-    """Digest of each of the bundle's files."""
-    digests: dict[str, str]
-    """Of bundle and index, and of what is to be reproduced."""
 
 
 def read(recipe: EvaluateRecipe, storage: Storage) -> Inputs:
@@ -120,8 +103,6 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     Returns:
         an outcome whose `verdict` says where the run to reproduce is not reproduced.
     """
-    from satray.evaluate.report import publish_report
-
     spec, index, before = found.spec, found.index, found.before
     # read first: no use in scoring where it is out of reach
     then = before.predicted(run.storage) if before is not None else None
@@ -159,8 +140,7 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     document["reproduction"] = comparison.document() if comparison else None
     run.publish("metrics.json", to_json(document))
     if quality is not None:
-        of = (spec, index, found.tiles)
-        publish_report(recipe, *of, predicted, quality, comparison, merged.failed, run)
+        publish_report(found, recipe, predicted, quality, comparison, merged.failed, run)
     same = comparison is None or comparison.same
     return Outcome(
         counts={"tiles": merged.tiles, "failed": merged.failed, "classes": len(spec.classes)},

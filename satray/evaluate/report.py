@@ -1,7 +1,7 @@
 """The products of `evaluate` for the eye: plots, galleries and the HTML page."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from satray.config.score import EvaluateRecipe
@@ -9,7 +9,7 @@ from satray.data.index import TileIndex
 from satray.evaluate.gallery import ends, render, worst
 from satray.evaluate.plots import draw
 from satray.evaluate.quality import Predicted, Quality, caution
-from satray.evaluate.reproduce import NO_CAUSE, Comparison
+from satray.evaluate.reproduce import NO_CAUSE, Comparison, Earlier
 from satray.report.page import html, interval, number
 from satray.report.style import PANELS_MOST, most_frequent
 from satray.runs.run import Run
@@ -25,11 +25,27 @@ CLASS_HEADS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What is measured."""
+
+    spec: "BundleSpec"
+    """The bundle's description."""
+    index: TileIndex
+    """The split of the index."""
+    tiles: TileSet
+    """Its tiles, with their labels in the bundle's order."""
+    before: Earlier | None
+    """The run to reproduce; None where nobody asked."""
+    bundle: dict[str, str]
+    """Digest of each of the bundle's files."""
+    digests: dict[str, str]
+    """Of bundle and index, and of what is to be reproduced."""
+
+
 def publish_report(
+    found: Inputs,
     recipe: EvaluateRecipe,
-    spec: "BundleSpec",
-    index: TileIndex,
-    tiles: TileSet,
     predicted: Predicted,
     quality: Quality,
     comparison: Comparison | None,
@@ -39,17 +55,15 @@ def publish_report(
     """Publish `plots/*.png` and `report.html`.
 
     Args:
+        found: what is measured.
         recipe: the run's.
-        spec: the bundle's.
-        index: the split of the index.
-        tiles: its tiles.
         predicted: what was predicted.
         quality: what was measured.
         comparison: the run beside an earlier one; None where nobody asked.
         failed: tiles that could not be predicted.
         run: the run.
     """
-    document = quality.document
+    spec, document = found.spec, quality.document
     with run.activity("drawing"):
         run.progress("drawing plots")
         plots = draw(quality, spec.classes)
@@ -71,10 +85,10 @@ def publish_report(
             footer="Written by satray; self-contained. The figures are in metrics.json, the "
             "predictions in predictions/, the plots in plots/, recipe and versions in run.json.",
             headlines=_headlines(quality),
-            caution=caution(spec, index.digest, recipe.split),
+            caution=caution(spec, found.index.digest, recipe.split),
             recipe=recipe,
             spec=spec,
-            index=index,
+            index=found.index,
             predicted=predicted,
             run_id=run.run_id,
             quality=quality,
@@ -88,7 +102,7 @@ def publish_report(
             comparison=comparison,
             no_cause=NO_CAUSE,
             listed=lambda values: ", ".join(f"{value:.4g}" for value in values),
-            **_gallery(recipe, tiles, predicted, quality, run),
+            **_gallery(recipe, found.tiles, predicted, quality, run),
         )
     run.publish("report.html", data)
 
