@@ -55,15 +55,15 @@ def sweep(out: Path, shift: float, given: argparse.Namespace, store: Path) -> di
         "stages.0.schedule.name": list(SCHEDULES),
     }
     base = {
-        "input.size": given.size, "weights": given.weights,
+        "input.size": given.size, "weights": given.weights, "augment.views": given.views,
         "stages.0.pseudo_epochs": given.pseudo_epochs,
         "stages.0.schedule.cycle": given.pseudo_epochs / 2,
         "stages.0.schedule.step": given.pseudo_epochs / 3,
     }  # fmt: skip
     recipe = out.with_suffix(".yaml")
     recipe.write_text(json.dumps({"base": base, "space": space, "search": "grid"}))
-    keys = (f"index={given.index.absolute()}", f"features.views={given.views}")
-    return run("tune", out, str(recipe), *keys, f"features.folder={store}")
+    index = f"index={given.index.absolute()}"
+    return run("tune", out, str(recipe), index, f"features.folder={store}")
 
 
 def naive(out: Path, variant: str, given: argparse.Namespace) -> float:

@@ -45,20 +45,17 @@ class StopOptions(Section):
 
 
 class FeatureOptions(Section):
-    """Features of frozen backbones, extracted once and read by every trial that trains a head."""
+    """Features of frozen backbones, extracted once and read by every trial that trains a head.
+
+    They are of augment.views draws of augmentation a tile: 8 where a trial does not say, 1 where
+    nothing is drawn.
+    """
 
     folder: WrittenPath | None = key(
         None,
         "where features are kept, local or URI; default features/ below `out`. Name one to share "
         "them between sweeps",
         identity=False,
-    )
-    views: int | None = key(
-        None,
-        "draws of augmentation a tile for trials that train the head alone, where they do not name "
-        "augment.views; default 8 where augmentation draws anything, else 1",
-        ge=1,
-        le=65536,
     )
 
 

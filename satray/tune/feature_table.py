@@ -76,8 +76,8 @@ def head_only(recipe: TrainRecipe) -> str | None:
     return None
 
 
-def views_of(recipe: TrainRecipe, tile_shape: tuple[int, int], usual: int = VIEWS) -> int:
-    """Draws of augmentation a tile: the recipe's, else the usual; 1 if nothing is drawn.
+def views_of(recipe: TrainRecipe, tile_shape: tuple[int, int]) -> int:
+    """Draws of augmentation a tile: the recipe's, else `VIEWS`; 1 if nothing is drawn.
 
     A recipe without `augment.views` draws anew in every pseudo-epoch: its heads are trained from
     features only when it is given this number of views.
@@ -85,7 +85,6 @@ def views_of(recipe: TrainRecipe, tile_shape: tuple[int, int], usual: int = VIEW
     Args:
         recipe: of a trial.
         tile_shape: height and width of the index's tiles, px.
-        usual: how many where the recipe does not say.
     """
     augment, size = recipe.augment, recipe.input.size
     height, width = tile_shape
@@ -96,7 +95,7 @@ def views_of(recipe: TrainRecipe, tile_shape: tuple[int, int], usual: int = VIEW
         or augment.crop == "resized"
         or (augment.crop == "random" and room)
     )
-    return (augment.views or usual) if drawn else 1
+    return (augment.views or VIEWS) if drawn else 1
 
 
 # What is computed at a time, and written as a file

@@ -19,7 +19,7 @@ from satray.models.variant import BUILT_IN, input_bands, resolve
 from satray.storage import Storage, absolute, join
 from satray.train.plan import plan_training
 from satray.train.setup import Wanted, set_up, weights_digest
-from satray.tune.feature_table import VIEWS, head_only, views_of
+from satray.tune.feature_table import head_only, views_of
 from satray.tune.records import Metric, Regime, trial_id
 from satray.tune.space import Configuration, Space, text
 from satray.tune.starts import Start, start_key
@@ -126,8 +126,7 @@ class Sweep:
         if not self.weights:  # the first to ask, before the seconds that timm takes to import
             refuse_unreachable(recipe.weights, resolve(recipe.variant, recipe.pooling))
         if head_only(recipe) is None:
-            shape, usual = self.index.meta.tile_shape, self.recipe.features.views or VIEWS
-            views = {"views": views_of(recipe, shape, usual)}
+            views = {"views": views_of(recipe, self.index.meta.tile_shape)}
             alone = recipe.resources.model_copy(update={"workers": 1})
             augment = recipe.augment.model_copy(update=views)
             recipe = recipe.model_copy(update={"augment": augment, "resources": alone})

@@ -155,5 +155,5 @@ def test_where_and_how_fast_a_job_runs_is_not_what_it_makes() -> None:
     same = ("features.folder=x", "concurrent=3", "gpu_share=0.5", "out=o", "resources.workers=2")
     for argument in same:
         assert made(TuneRecipe, argument).identity() == one, argument
-    for argument in ("features.views=3", "refit=true", "seed=1", "base.batch=8", "trials=3"):
+    for argument in ("base.augment.views=3", "refit=true", "seed=1", "base.batch=8", "trials=3"):
         assert made(TuneRecipe, argument).identity() != one, argument

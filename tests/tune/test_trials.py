@@ -273,12 +273,15 @@ def test_trials_that_differ_in_their_stages_are_checked_each(archive) -> None:
 
 def test_a_head_has_one_worker_and_the_views_that_its_features_are_made_of(archive) -> None:
     space = {TRAINED: ["head", "all"]}
-    for keys, views in (({}, 8), ({"features": {"views": 3}}, 3)):
-        head, whole = read(archive, space, resources={"workers": 2, "gpus": "no"}, **keys).trials
-        assert (head.recipe.augment.views, whole.recipe.augment.views) == (views, None)
-        assert (head.recipe.resources.workers, whole.recipe.resources.workers) == (1, 2)
-    head, _ = read(archive, space, {"augment.views": 2}, features={"views": 3}).trials
-    assert head.recipe.augment.views == 2
+    head, whole = read(archive, space, resources={"workers": 2, "gpus": "no"}).trials
+    assert (head.recipe.augment.views, whole.recipe.augment.views) == (8, None)
+    assert (head.recipe.resources.workers, whole.recipe.resources.workers) == (1, 2)
+    head, whole = read(archive, space, {"augment.views": 2}).trials
+    assert (head.recipe.augment.views, whole.recipe.augment.views) == (2, 2)
+    # of heads alone
+    own = {"augment.views": {"values": [3], "when": {TRAINED: ["head"]}}}
+    head, whole = read(archive, space | own).trials
+    assert (head.recipe.augment.views, whole.recipe.augment.views) == (3, None)
 
 
 def stacked(archive, space, base=None, at_once=1, width=16, **keys):
@@ -347,7 +350,8 @@ def said(archive, space, base=None, **keys) -> str:
          ["4 trials by grid search, compared by mAP", "2 trials train heads",
           "2 trials train on workers of their own"]),
         # of two networks, whatever is pooled: 24 train tiles in two views, 8 of validation
-        ({"seed": [0, 1], "pooling": ["avg", "max"]}, {"features": {"folder": "/f", "views": 2}},
+        ({"seed": [0, 1], "pooling": ["avg", "max"]},
+         {"features": {"folder": "/f"}, "base": {"augment.views": 2}},
          ["112 images to send through networks, less those that are in /f;"]),
         ({RATE: {"log_uniform": [1e-5, 1e-2]}}, {"landscape": True, "refit": True},
          [f"space: {RATE}: around what a range test of each variant finds", "trained again"]),
