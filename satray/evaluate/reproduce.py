@@ -123,7 +123,9 @@ class Earlier:
         for product in self.record.products:
             if product.path.startswith("predictions/"):
                 data = storage.read(join(self.uri, product.path))
-                gathered.add(pq.read_table(io.BytesIO(data)))
+                file = pq.ParquetFile(io.BytesIO(data))
+                for group in range(file.num_row_groups):  # a large split's table is never whole
+                    gathered.add(file.read_row_group(group))
         return gathered.predicted()
 
 
