@@ -1,22 +1,24 @@
-"""Tiny random bundles and tiles for the tests of scoring."""
+"""Tiny bundles and tiles for the tests."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import rasterio
 import torch
-from rasterio.transform import Affine
+from affine import Affine
+from rasters import UTM, write_raster
 
 from satray.config.train import TowerOptions, VariantOptions
 from satray.models.bundle import Bundle, BundleSpec, bundle_files, make_bundle
 from satray.models.geometry import FeatureGrid
 from satray.models.network import Network
+from satray.models.probe import probe_grid
+from satray.models.variant import input_bands
 
 BANDS = ("blue", "green", "red", "nir")
 CLASSES = ("ship", "haze & fog", "été")
 GRID = FeatureGrid(8.0, 4.0, None)  # simple_cnn's
-UTM = Affine(10, 0, 448000, 0, -10, 5411000)
+Weights = Literal["random", "settled", "peaked"]
 
 
 def one_tower(pooling: str = "avg", head: str = "linear") -> VariantOptions:
@@ -32,9 +34,9 @@ def two_towers(pooling: str = "avg") -> VariantOptions:
     return VariantOptions(towers=towers, pooling=pooling)  # type: ignore[arg-type]
 
 
-def files(variant: VariantOptions, **more: Any) -> dict[str, bytes]:
-    """A bundle's files, random but the same each time."""
-    bands = tuple(dict.fromkeys(band for tower in variant.towers for band in tower.bands))
+def spec(variant: VariantOptions, **changes: Any) -> BundleSpec:
+    """Of tiles of 48 px at 10 m, which the network sees as 32 px, in three classes."""
+    bands = input_bands(variant)
     values: dict[str, Any] = {
         "variant": variant,
         "task": "multilabel",
@@ -49,34 +51,77 @@ def files(variant: VariantOptions, **more: Any) -> dict[str, bytes]:
         "tile_shape": (48, 48),
         "resolution": 10.0,
         "temperature": 1.5,
-        "grids": {tower.name: GRID for tower in variant.towers},
-        **more,
+        **changes,
     }
     values.setdefault("thresholds", (0.5,) * len(values["classes"]))
-    spec = BundleSpec(**values)
+    values.setdefault("grids", {tower.name: probe_grid(tower.backbone) for tower in variant.towers})
+    return BundleSpec(**values)
+
+
+def files(variant: VariantOptions, weights: Weights = "random", **changes: Any) -> dict[str, bytes]:
+    """A bundle's files, the same each time.
+
+    Args:
+        variant: of the network.
+        weights: `random`: with logits around 0, of one tile as of another; `settled`: with batch
+            statistics of noise, so that features stay of order one; `peaked`: of two classes, for
+            the first of which evidence is where it is bright, and for the other nowhere.
+        changes: of the spec.
+    """
+    of = spec(variant, **changes)
     torch.manual_seed(0)
-    size = spec.size if variant.head == "dense" else None
-    network = Network(variant, len(spec.classes), bands=bands, size=size)
-    tiles = [pixels(seed, len(bands), spec.tile_shape[0], spec.dtype) for seed in range(10)]
-    x = spec.preprocess()(torch.from_numpy(np.stack(tiles)))
-    last = [module for module in network.head.modules() if isinstance(module, torch.nn.Linear)][-1]
-    with torch.no_grad():  # a fresh head says the same of every tile: spread it around 0
-        logits = network.eval()(x)
-        last.weight.div_(logits.std(0).mean())
-        last.bias.sub_(network(x).mean(0))
-    return bundle_files(spec, network.state_dict())
+    size = of.size if variant.head == "dense" else None
+    network = Network(variant, len(of.classes), bands=of.bands, size=size).eval()
+    with torch.no_grad():
+        {"random": _spread, "settled": _settle, "peaked": _peak}[weights](network, of)
+    return bundle_files(of, network.state_dict())
 
 
-def bundle(variant: VariantOptions, **more: Any) -> Bundle:
-    return make_bundle(files(variant, **more), "here")
+def bundle(variant: VariantOptions, weights: Weights = "random", **changes: Any) -> Bundle:
+    return make_bundle(files(variant, weights, **changes), "here")
 
 
-def save_bundle(folder: Path, variant: VariantOptions, **more: Any) -> Bundle:
-    given = files(variant, **more)
-    folder.mkdir(parents=True)
+def save_bundle(
+    folder: Path, variant: VariantOptions, weights: Weights = "random", **changes: Any
+) -> Bundle:
+    given = files(variant, weights, **changes)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, data in given.items():
         (folder / name).write_bytes(data)
     return make_bundle(given, str(folder))
+
+
+def _spread(network: Network, of: BundleSpec) -> None:
+    """A fresh head says the same of every tile."""
+    tiles = [pixels(seed, len(of.bands), of.tile_shape[0], of.dtype) for seed in range(10)]
+    x = of.preprocess()(torch.from_numpy(np.stack(tiles)))
+    last = [module for module in network.head.modules() if isinstance(module, torch.nn.Linear)][-1]
+    last.weight.div_(network(x).std(0).mean())
+    last.bias.sub_(network(x).mean(0))
+
+
+def _settle(network: Network, of: BundleSpec) -> None:
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)  # timm starts some of them at zero
+            module.momentum = None  # the mean over the batches
+            module.reset_running_stats()
+    side = of.size if of.variant.head == "dense" else max(of.size, 192)
+    for _ in range(2):
+        network.train()(torch.randn(2, len(of.bands), side, side))
+    if isinstance(network.head, torch.nn.Linear):
+        network.head.bias.normal_()
+
+
+def _peak(network: Network, of: BundleSpec) -> None:
+    make_peaked(network)
+    network.head.weight.zero_()
+    network.head.weight[0] = 1.0
+    x = torch.zeros(1, len(of.bands), 288, 288)
+    x[:, :, 138:150, 138:150] = 58.0
+    top = sum(float(f.sum(1).max()) for f in network.features(x).values())
+    network.head.weight[0] *= 8 / top  # a dot's best cell has 8, and with the bias 4
+    network.head.bias.copy_(torch.tensor([-4.0, -6.0]))
 
 
 def pixels(seed: int, bands: int = 4, side: int = 48, dtype: str = "uint16") -> np.ndarray:
@@ -110,14 +155,5 @@ def write_tile(
     transform: Affine | None = UTM,
     **more: Any,
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    profile: dict[str, Any] = {"driver": "PNG" if path.suffix == ".png" else "GTiff", **more}
-    if crs is not None:
-        profile |= {"crs": crs, "transform": transform}
-    count, height, width = values.shape
-    with rasterio.open(
-        path, "w", dtype=values.dtype, count=count, height=height, width=width, **profile
-    ) as target:
-        target.write(values)
-        if names is not None:
-            target.descriptions = names
+    """A tile on the ground, with its bands named."""
+    write_raster(path, values, names, crs, transform, **more)

@@ -12,21 +12,15 @@ from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.bundle import bundle_files, make_bundle
 from satray.models.encoder import encoder_file, load_encoder
-from satray.models.geometry import FeatureGrid
 from satray.models.network import Network
 from satray.models.preprocess import normalize
-from satray.models.spec import BundleSpec
 
 
 def spec_of(backbone):
     """Of one tower that looks at four bands."""
     tower = TowerOptions(name="all", backbone=backbone, bands=material.BANDS)
-    return BundleSpec(
-        variant=VariantOptions(towers=(tower,)), task="binary", classes=("ship",),
-        bands=material.BANDS, mean=(1.0, 2.0, 3.0, 4.0), std=(2.0,) * 4, dtype="uint16", size=32,
-        resize=None, evaluate="whole", tile_shape=(32, 32), resolution=None, thresholds=(0.5,),
-        temperature=1.0, grids={"all": FeatureGrid(8.0, 4.0)},
-    )  # fmt: skip
+    about = {"task": "binary", "classes": ("ship",), "grids": {"all": material.GRID}}
+    return material.spec(VariantOptions(towers=(tower,)), tile_shape=(32, 32), **about)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from affine import Affine
+from scoring_material import make_peaked
 
 from satray.models.backbones import build
 from satray.models.geometry import FeatureGrid, InputGeometry, cam_transform
@@ -15,24 +16,6 @@ SOURCES = {
     "sheared": Affine(0.5, 0.2, 10, -0.1, -0.5, 20),
     "none": Affine(1, 0, 0, 0, -1, 0),
 }
-
-
-def peaked(name, bands):
-    """A backbone whose kernels are all hills, so that what a dot does peaks where the dot is."""
-    backbone = build(name, bands).eval()
-    for module in backbone.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            sides = [
-                torch.arange(1.0, k + 1).minimum(torch.arange(k, 0.0, -1))
-                for k in module.kernel_size
-            ]
-            hill = torch.outer(*sides)
-            with torch.no_grad():
-                hill /= hill.sum() * module.weight.shape[1]
-                module.weight.copy_(hill.expand_as(module.weight))
-        elif isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.ones_(module.weight)  # timm starts some of them at zero
-    return backbone
 
 
 def preprocess(size, resize=None, mode="whole", bands=1):
@@ -62,7 +45,9 @@ def test_the_formula_by_hand():
     ],
 )
 def test_a_dots_peak_cell_contains_it(name, network, shape, prepare, cells, reach):
-    source, backbone, grid = SOURCES[name], peaked(network, 1), probe_grid(network)
+    source, backbone, grid = SOURCES[name], build(network, 1).eval(), probe_grid(network)
+    with torch.no_grad():
+        make_peaked(backbone)
     transform = cam_transform(source, prepare.geometry(*shape), grid)
     for cell in cells:
         # the centre of that cell on the ground, and the source pixel there

@@ -5,6 +5,7 @@ import math
 import pickle
 
 import pytest
+import scoring_material as material
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -14,11 +15,9 @@ from satray.config.train import TowerOptions, VariantOptions
 from satray.errors import InputError
 from satray.models.backbones import build
 from satray.models.bundle import bundle_files
-from satray.models.geometry import FeatureGrid
 from satray.models.network import Network
 from satray.models.pretrained import sources_of
-from satray.models.spec import BundleSpec
-from satray.models.variant import input_bands, resolve
+from satray.models.variant import resolve
 from satray.models.weights import (
     SENTINEL2,
     Stored,
@@ -269,13 +268,7 @@ def test_a_bundles_weights_find_their_tower_and_their_bands(tmp_path):
         TowerOptions(name="other", bands=("nir", "red", "nir", "nir"), **options),
     )
     variant = VariantOptions(towers=towers)
-    bands = input_bands(variant)
-    spec = BundleSpec(
-        variant=variant, task="binary", classes=("ship",), bands=bands, mean=(0.0,) * 4,
-        std=(1.0,) * 4, dtype="uint8", size=32, resize=None, evaluate="whole",
-        tile_shape=(32, 32), resolution=None, thresholds=(0.5,), temperature=1.0,
-        grids={tower.name: FeatureGrid(8.0, 4.0) for tower in towers},
-    )  # fmt: skip
+    spec = material.spec(variant, task="binary", classes=("ship",))
     first = Network(variant, 1)
     for name, data in bundle_files(spec, first.state_dict()).items():
         (tmp_path / name).write_bytes(data)

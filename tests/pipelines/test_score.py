@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 import scoring_material as material
-from by_hand import planned, worked
+from by_hand import job_of, planned, worked
 from page_checker import checked
 
 from satray.config.score import EvaluateRecipe, ScoreRecipe
@@ -19,7 +19,7 @@ from satray.data.index import SCHEMA, IndexMeta, table_with, write_index
 from satray.errors import SatrayError
 from satray.evaluate import job as evaluate
 from satray.models.bundle import load_bundle
-from satray.runs.job import Job, perform
+from satray.runs.job import perform
 from satray.runs.run import Run
 from satray.score import blocks
 from satray.score import job as score
@@ -27,7 +27,6 @@ from satray.storage import Storage
 
 pytestmark = pytest.mark.pipeline
 TILES = 22
-EVALUATE = Job("evaluate", EvaluateRecipe, evaluate.read, evaluate.plan, evaluate.work)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +241,7 @@ def test_evaluate(setting, tmp_path) -> None:
     )
     found = evaluate.read(given, Storage())
     run = Run("evaluate", "abcdefabcdef", str(tmp_path / "out"), Storage())
-    record = perform(EVALUATE, given, found, run)
+    record = perform(job_of("evaluate"), given, found, run)
     checked(Path(run.uri("report.html")).read_bytes())
     assert {"report.html", "plots/reliability.png"} <= {p.path for p in record.products}
     table = table_of(run)

@@ -7,15 +7,15 @@ import onnxruntime
 import pytest
 import scoring_material as material
 import torch
+from by_hand import job_of
 
-from satray.config.score import ExportRecipe
 from satray.models.bundle import load_bundle
 from satray.models.encoder import load_encoder
 from satray.models.radiometry import Radiometry
-from satray.runs.job import Job, main
+from satray.runs.job import main
 from satray.score import export
 
-JOB = Job("export", ExportRecipe, export.read, export.plan, export.work, ray=False)
+JOB = job_of("export", ray=False)
 UNIT = {"mean": (0.5,) * 4, "std": (0.2,) * 4, "radiometry": Radiometry("pil_compat")}
 SOFTMAX = {"task": "multiclass", "evaluate": "centre", "resize": 40, "dtype": "float32"}
 CASES = {

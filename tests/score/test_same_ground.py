@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.enums import ColorInterp
+from rasters import UTM
 from score.dense import dense_material as material
-from score.scenes.scene_material import UTM, write
+from score.scenes.scene_material import write
 
 from satray.classifier import Classifier
 from satray.models.variant import BUILT_IN

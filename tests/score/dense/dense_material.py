@@ -3,14 +3,11 @@
 from typing import Any
 
 import numpy as np
+import scoring_material
 import torch
-from torch import nn
 
 from satray.config.train import TowerOptions, VariantOptions
-from satray.models.bundle import Bundle, BundleSpec
-from satray.models.network import Network
-from satray.models.probe import probe_grid
-from satray.models.spec import SPEC, WEIGHTS
+from satray.models.bundle import Bundle
 from satray.score.results import MapRequest, WindowScores
 from satray.score.window_forward import DenseScorer
 from satray.score.windows import ScenePlan, Window
@@ -29,42 +26,8 @@ def variant(backbone: str = SMALL, pooling: str = "avg", towers: int = 1) -> Var
 
 
 def bundle(of: VariantOptions, size: int = 96, **more: Any) -> Bundle:
-    """Random weights; batch statistics of noise, so that features stay of order one.
-
-    `settled=False` leaves these as they begin, where only shapes are looked at.
-    """
-    bands = tuple(dict.fromkeys(band for tower in of.towers for band in tower.bands))
-    classes, settled = more.pop("classes", CLASSES), more.pop("settled", True)
-    torch.manual_seed(0)
-    network = Network(of, len(classes), bands=bands, size=size if of.head == "dense" else None)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)  # timm starts some of them at zero
-            module.momentum = None  # the mean over the batches
-            module.reset_running_stats()
-    side = size if of.head == "dense" else max(size, 192)
-    with torch.no_grad():
-        for _ in range(2 if settled else 0):
-            network.train()(torch.randn(2, len(bands), side, side))
-    if isinstance(network.head, nn.Linear):
-        with torch.no_grad():
-            network.head.bias.normal_()
-    values: dict[str, Any] = {
-        "task": "multilabel",
-        "mean": (2000.0,) * len(bands),
-        "std": (1000.0,) * len(bands),
-        "dtype": "uint16",
-        "resize": None,
-        "evaluate": "whole",
-        "tile_shape": (size, size),
-        "resolution": 10.0,
-        "thresholds": (0.5,) * len(classes),
-        "temperature": 1.5,
-        "grids": {tower.name: probe_grid(tower.backbone) for tower in of.towers},
-        **more,
-    }
-    spec = BundleSpec(variant=of, classes=classes, bands=bands, size=size, **values)
-    return Bundle(spec, network.requires_grad_(False).eval(), dict.fromkeys((SPEC, WEIGHTS), "00"))
+    """Of tiles of `size` px, which the network sees as they are; features stay of order one."""
+    return scoring_material.bundle(of, "settled", size=size, **{"tile_shape": (size, size), **more})
 
 
 def scene(bands: int, height: int, width: int, seed: int = 0) -> np.ndarray:

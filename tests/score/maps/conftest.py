@@ -8,6 +8,7 @@ import pytest
 from satray.models import bundle as bundles
 from satray.runs import job as perform
 from satray.score import engines, layout
+from satray.score.scene_stages import SceneNetwork, SceneStages
 
 LOADED = {}
 """Bundles by their folder."""
@@ -49,7 +50,23 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture
 def inline(monkeypatch):
-    """Says which parts of scenes the network looked at."""
-    work = material.Inline()
-    monkeypatch.setattr("satray.score.scenes_job.run_stages", work)
-    return work
+    """Says which parts of scenes the network looks at in this process."""
+    watch = material.Watch()
+    opened, looked = SceneStages.open, SceneNetwork.__call__
+
+    def open_scene(self, item):
+        if watch.opening is not None:
+            watch.opening(item.number)
+        return opened(self, item)
+
+    def look(self, job, part, pixels):
+        if watch.before is not None:
+            watch.before(job.number, part)
+        said = looked(self, job, part, pixels)
+        watch.done.append((job.number, part))
+        watch.px += job.px // job.parts
+        return said
+
+    monkeypatch.setattr(SceneStages, "open", open_scene)
+    monkeypatch.setattr(SceneNetwork, "__call__", look)
+    return watch

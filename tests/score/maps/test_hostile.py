@@ -12,7 +12,7 @@ from affine import Affine
 from data.hostile import tiff_header
 
 from satray.errors import DecodeError
-from satray.score import layout, scene_stages
+from satray.score import layout
 
 GOOD = ("good.tif", "späte szene é.tif", "a..b/c...tif", "100%/it's #1?.tif")
 SHAPE = (140, 170)
@@ -167,18 +167,16 @@ def test_one_bad_part_fails_its_scene_once(bundle, inline, tmp_path, monkeypatch
     assert (outcome.attempted, outcome.failed) == (2, 1)
 
 
-def test_what_a_file_does_to_the_network_costs_its_scene(bundle, inline, tmp_path, monkeypatch):
+def test_what_a_file_does_to_the_network_costs_its_scene(bundle, inline, tmp_path):
     """Values that no float32 network can take."""
     for name in "ab":
         material.write_scene(tmp_path / "scenes" / f"{name}.tif", pixels())
-    real = scene_stages.SceneNetwork.__call__
 
-    def odd(self, job, part, windows):
-        if job.number == 0:
+    def odd(number, part):
+        if number == 0:
             raise DecodeError("the network's output is not finite for 1 tiles")
-        return real(self, job, part, windows)
 
-    monkeypatch.setattr(scene_stages.SceneNetwork, "__call__", odd)
+    inline.before = odd
     given = material.recipe(bundle(), tmp_path / "scenes", mode="dense")
     run, _, _, _ = material.scored(given, tmp_path / "out")
     (row,) = material.rows_of(run, "failures.parquet")

@@ -6,7 +6,8 @@ import torch
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
-from score.scenes.scene_material import UTM, noise, opened, spec, write
+from rasters import UTM
+from score.scenes.scene_material import noise, opened, spec, write
 
 from satray.data.georeference import pixel_size
 from satray.errors import DecodeError

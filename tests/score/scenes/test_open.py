@@ -9,7 +9,8 @@ import rasterio
 from affine import Affine
 from data.hostile import png
 from PIL import Image
-from score.scenes.scene_material import STORE, UTM, noise, opened, ref, write
+from rasters import UTM
+from score.scenes.scene_material import STORE, noise, opened, ref, write
 
 from satray.data.decode import decode
 from satray.errors import DecodeError, InputError, MisfitError

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import rasterio
-from score.scenes.scene_material import STORE, UTM, noise, write
+from rasters import UTM
+from score.scenes.scene_material import STORE, noise, write
 
 from satray.data.values import Unit
 from satray.errors import MisfitError
