@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from satray.data.label_table import BLOCK
 from satray.data.labels import LabelTable
 from satray.data.match import (
     Listing,
@@ -156,6 +157,18 @@ def test_a_listing_is_what_was_listed_in_order(etags, keys):
     assert [(e.uri, e.etag) for e in again] == [(e.uri, e.etag) for e in listed]
     # an etag says more than a time
     assert [e.modified for e in again if not e.etag] == [e.modified for e in listed if not e.etag]
+
+
+def test_a_listing_of_several_blocks_is_in_order_and_knows_times_and_etags():
+    first, when = 7, datetime(2024, 1, 1, tzinfo=UTC)
+    listed = [
+        Entry(f"s3://b/{i:06}.tif", f"{i:06}.tif", i, None if i < first else "x", when)
+        for i in range(BLOCK + first)
+    ]
+    listed = listed[first:] + listed[:first]  # falls from the first block to the second alone
+    again = list(Listing.of(listed).entries(np.arange(BLOCK + first)))
+    assert [entry.size for entry in again] == list(range(BLOCK + first))
+    assert digest_entries(again) == digest_entries(listed[BLOCK:] + listed[:BLOCK])
 
 
 names = st.text("ab/.", min_size=1, max_size=5).map(lambda s: s.strip("/.")).filter(bool)
