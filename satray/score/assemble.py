@@ -4,19 +4,21 @@ Legend: K classes, k classes mapped, h x w cells, N tiles.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from affine import Affine
 from numpy.typing import NDArray
 
 from satray.metrics.scored import scores_of
 from satray.score.layout import SceneLayout, Seen
-from satray.score.predictions import Layout, PredictionsWriter, scene_predictions
+from satray.score.predictions import Layout, Numbers, PredictionsWriter, scene_predictions
 from satray.score.products.catalogue import MadeFile, Moment, map_fields, moment_of
 from satray.score.products.detections import detect, in_tiles_given, summed, vector_files
 from satray.score.products.quicklook import Evidence, quicklook
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 HELD = 1 << 30
 """Bytes that a scene's maps and the search for their peaks may take; beyond, there are none."""
+ROWS = 4096
+"""Rows of tiles, about, that go into a scene's table at once: one of few takes as long as one of
+thousands, and as much memory."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ class Assembly:
             scene_maps = SceneMaps(plan, computed, written, writers)
             made = {"mode": self.scoring.mode, "engine": self.engine}
             with PredictionsWriter(table, self.layout, **made) as writer:
+                waiting: list[tuple[Window, WindowScores]] = []
+                rows_waiting = 0
                 for window, (seen, scores) in zip(plan.windows, windows, strict=True):
                     scene_maps.add(window, scores)
                     shown = np.s_[..., seen.rows.within(0), seen.cols.within(0)]
@@ -111,11 +118,18 @@ class Assembly:
                         mostly[rows.within(0), cols.within(0)] = scores.mostly
                     if not window.tiles:
                         continue
-                    self._write_tiles(writer, window, scores)
+                    # copies: views would keep the maps beside them in Ray's memory
+                    waiting.append((window, deepcopy(replace(scores, maps={}, mostly=None))))
+                    rows_waiting += window.tiles
+                    if rows_waiting >= ROWS:
+                        writer.write(self._tiles(waiting))
+                        waiting, rows_waiting = [], 0
                     there = window.row.tiles.within(0), window.col.tiles.within(0)
                     given = (scores.numbers.preds > 0) & scores.scored[:, None]
                     predicted_TUK[there] = given.reshape(predicted_TUK[there].shape)
                     scored_TU[there] = scores.scored.reshape(scored_TU[there].shape)
+                if waiting:
+                    writer.write(self._tiles(waiting))
             files = self._raster_files(folder, writers)
         files.append(MadeFile("tiles", table, writer.rows))
         maps = scene_maps.dense, computed.classes
@@ -183,14 +197,33 @@ class Assembly:
             files.append(MadeFile(name, path, None, tower if several else None, fields))
         return files
 
-    def _write_tiles(self, writer: PredictionsWriter, window: Window, scores: WindowScores) -> None:
-        """Write the rows of a window's tiles."""
+    def _tiles(self, some: Sequence[tuple[Window, WindowScores]]) -> pa.Table:
+        """The rows of some windows' tiles."""
         plan, grid = self.scene.plan, self.job.grid
-        ys, tall = _edges(plan.rows, window.row.tiles, grid.scale_y)
-        xs, wide = _edges(plan.cols, window.col.tiles, grid.scale_x)
-        places = np.repeat(ys, len(xs)), np.tile(xs, len(ys)), (tall, wide)
-        numbers = scores.scored, scores.numbers
-        writer.write(scene_predictions(self.layout, grid.extent, *places, *numbers))
+        rows, cols = [], []
+        for window, _ in some:
+            ys = _firsts(plan.rows, window.row.tiles, grid.scale_y)
+            xs = _firsts(plan.cols, window.col.tiles, grid.scale_x)
+            rows.append(np.repeat(ys, len(xs)))
+            cols.append(np.tile(xs, len(ys)))
+        numbers = [scores.numbers for _, scores in some]
+        return scene_predictions(
+            self.layout,
+            grid.extent,
+            np.concatenate(rows),
+            np.concatenate(cols),
+            (plan.rows.size / grid.scale_y, plan.cols.size / grid.scale_x),
+            np.concatenate([scores.scored for _, scores in some]),
+            Numbers(
+                np.concatenate([each.logits for each in numbers]),
+                np.concatenate([each.scores for each in numbers]),
+                np.concatenate([each.preds for each in numbers]),
+                {
+                    tower: np.concatenate([each.shares[tower] for each in numbers])
+                    for tower in numbers[0].shares
+                },
+            ),
+        )
 
     def _peaks(
         self,
@@ -291,7 +324,6 @@ class SceneMaps:
                     writer.write(values[self._places], rows.start, cols.start)
 
 
-def _edges(tiles: AxisTiles, some: Span, scale: float) -> tuple[NDArray[np.float64], float]:
-    """First stored px of some tiles along an axis, and how many each covers."""
-    firsts = np.array(tiles.origins[some.start : some.stop], dtype=np.float64) / scale
-    return firsts, tiles.size / scale
+def _firsts(tiles: AxisTiles, some: Span, scale: float) -> NDArray[np.float64]:
+    """First stored px of some tiles along an axis."""
+    return np.array(tiles.origins[some.start : some.stop], dtype=np.float64) / scale

@@ -5,7 +5,6 @@ while the claim does.
 """
 
 import contextlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ from satray.score.products.catalogue import MadeFile, item_of, stamp, to_bytes
 from satray.score.products.names import product_path
 from satray.score.results import SceneItem, SceneJob, SceneResult, WindowScores, failed
 from satray.score.scenes.find import SceneRef, etag_of, uris_of
-from satray.score.scenes.open import CACHE, Scene
+from satray.score.scenes.open import Scene, bound_cache
 from satray.score.scenes.read import WindowPixels, read_window, with_fills
 from satray.score.stages import Ended, Stages, Started
 from satray.score.survey import Scoring
@@ -123,8 +122,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         self, job: SceneJob, parts: Iterable[tuple[PartSeen, PartScores]], engine: str
     ) -> SceneResult:
         """Put a scene together and publish it."""
-        # of rasters that are written; those that are read have a bound of their own
-        os.environ.setdefault("GDAL_CACHEMAX", str(CACHE >> 20))
+        bound_cache()
         try:
             return self._publish(job, parts, engine)
         except DecodeError as error:

@@ -66,7 +66,7 @@ CACHE = 256 << 20
 
 _OPTIONS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_CACHEMAX": CACHE,
+    "GDAL_CACHEMAX": CACHE,  # whatever was the process's first raster; see `bound_cache`
     # libpng reads PNG strictly; GDAL's own fast reader takes what memory held for missing rows
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",  # else a JPEG cut short ends in gray
@@ -537,9 +537,19 @@ def _schemes(uris: Iterable[str]) -> frozenset[str]:
     return found
 
 
+def bound_cache() -> None:
+    """Bound what GDAL keeps of rasters that this process writes, before its first raster of any.
+
+    When a raster has been read GDAL goes back to the bound that the process began with: 5 % of the
+    machine's memory, where nothing says another.
+    """
+    os.environ.setdefault("GDAL_CACHEMAX", str(CACHE >> 20))
+
+
 @contextlib.contextmanager
 def _environment(schemes: frozenset[str], storage: Storage) -> Iterator[None]:
     """GDAL as set for reading; entered anew for each read, since credentials run out."""
+    bound_cache()
     with contextlib.ExitStack() as stack:
         if "s3" in schemes:  # one a thread: boto3 takes its time to resolve, and none may be shared
             key: tuple[int, StorageOptions] = (os.getpid(), storage.options)

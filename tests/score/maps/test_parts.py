@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from score.dense.test_windows import geometry
 
-from satray.score import layout
+from satray.score import assemble, layout
 from satray.score.layout import SceneLayout, owned
 from satray.score.windows import plan_scene
 
@@ -76,6 +76,7 @@ def test_several_parts_are_one(
     assert inline.done == [(0, 0)]
     assert outcome.counts["detections"] == 4
     monkeypatch.setattr(layout, "PART_BYTES", 1)
+    monkeypatch.setattr(assemble, "ROWS", 1)
     many, _, record, _ = material.scored(wanted, tmp_path / "many")
     assert len(inline.done) >= 3  # at least two of them of the second run
     assert material.digests(many) == material.digests(one)  # bit by bit

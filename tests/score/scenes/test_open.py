@@ -1,6 +1,9 @@
 """Opening scenes: bands, dtypes, masks, files that fit together, and files that mean harm."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +52,29 @@ def test_any_window_of_any_format_whatever_its_name(tmp_path, driver):
                 np.testing.assert_array_equal(x_CHW, part)
                 assert valid_CHW.all()
         assert scene.facts.extent.scene == name
+
+
+READS_AND_WRITES = """
+import sys
+from pathlib import Path
+import numpy as np
+from rasterio.env import get_gdal_config
+from score.scenes.scene_material import opened, write
+with opened(sys.argv[1], ("gray",)) as scene:
+    scene.read(0, 0, 9, 9)
+write(Path(sys.argv[1] + ".tif"), np.ones((1, 9, 9), "uint8"))
+print(get_gdal_config("GDAL_CACHEMAX"))
+"""
+
+
+def test_what_gdal_keeps_is_bounded_after_a_scene_was_read(tmp_path):
+    """Where a process of 16 on a machine writes what it has read: not 5 % of its memory each."""
+    path = write(tmp_path / "a.tif", noise(1))
+    around = {k: v for k, v in os.environ.items() if k != "GDAL_CACHEMAX"}
+    around["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", READS_AND_WRITES, path]
+    done = subprocess.run(command, capture_output=True, text=True, env=around, timeout=120)
+    assert done.stdout.split() == [str(256 << 20)], done.stderr
 
 
 def test_bands_by_name_number_and_description(tmp_path):
