@@ -11,6 +11,7 @@ from page_checker import save_nothing
 from satray.config.score import EvaluateRecipe
 from satray.evaluate import job as evaluate
 from satray.models.spec import BundleSpec
+from satray.runs import job as performing
 from satray.runs.job import Job, perform
 from satray.runs.run import Run, library_versions, read_run, run_id
 from satray.storage import Storage
@@ -66,6 +67,20 @@ def test_what_is_not_reproduced_is_a_finished_run_with_a_verdict(tmp_path) -> No
     # it is a run as any other: the next can be compared with it
     assert do(tmp_path, "again", reproduce=str(tmp_path / "other"))[0].status == 0
     assert read_run(Storage(), str(tmp_path / "other")).verdict == other.verdict
+
+
+def test_finished_blocks_are_scored_again_for_a_reproduction_only(tmp_path, monkeypatch) -> None:
+    do(tmp_path, "first")
+    monkeypatch.setattr(performing, "drop_state", lambda run: None)  # as if cut short at the end
+    compared = {"reproduce": str(tmp_path / "first")}
+    do(tmp_path, "plain")
+    do(tmp_path, "again", **compared)
+    for tile in (tmp_path / "tiles").iterdir():
+        tile.unlink()
+    assert do(tmp_path, "plain")[0].failed == 0
+    outcome, found = do(tmp_path, "again", **compared)
+    assert (outcome.failed, found["only_there"], found["same"]) == (TILES, TILES, False)
+    assert "only in the earlier run: this one's failures.parquet" in outcome.verdict
 
 
 def test_what_computes_is_part_of_a_reproductions_run_id(tmp_path, monkeypatch) -> None:
