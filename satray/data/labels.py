@@ -228,12 +228,17 @@ class _Found(NamedTuple):
 
 
 def _key_column(table: Table, recipe: PrepareRecipe) -> str:
-    """Title of the column that names the tiles: the recipe's, or the first of words."""
+    """Title of the column that names the tiles: the recipe's, the first of words, or numbers."""
     wanted = recipe.key_column
     if wanted is None:
         no_key = {recipe.split.column, recipe.split.group, MASKS}
         may = [t for t in table.columns if t not in no_key and t.lower() not in TITLES]
         worded = [title for title in may if table.columns[title].kind == "words"]
+        first = next(iter(table.columns))
+        cells = table.columns[first]
+        # tiles that are numbered: each row has a number of its own
+        if not worded and first in may and len(cells) > 2 and cells.repeated is None:
+            worded = [first] if cells.cells.null_count == 0 else []
         if not worded:
             raise InputError(
                 f"labels={table.name} has no text column that names the tiles; key_column=... "
