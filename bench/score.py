@@ -8,7 +8,7 @@ The jobs as a user runs them, over generated data (pieces of the demo's coast), 
 - `small`: one scene of 1,024 px, 100 tiles, and `evaluate` of 100 tiles, from the command to its
   end: in the job's own process, and on Ray, in turn; medians.
 - `huge`, by name only: 20,000 x 20,000 px (uint16, 4 bands) by single4 (ResNet-18): seconds by
-  activity.
+  activity, and memory.
 """
 
 import argparse
@@ -97,7 +97,9 @@ def huge(given: argparse.Namespace) -> dict[str, Any]:
     watched, seconds = run(given, "score", f"bundle={model}", f"scenes={scenes}")
     print(f"{watched.said.strip()}\n\n| activity | seconds |\n|---|---:|")
     print("\n".join(f"| {activity} | {spent:.1f} |" for activity, spent in seconds.items()))
-    return {"px": given.px, "command": watched.seconds, "seconds": seconds}
+    one, together = max(each.own for each in watched.seen.values()), watched.together
+    print(f"GiB at most, shared memory apart: {one:.2f} of a process, {together:.2f} of all")
+    return {"px": given.px, "command": watched.seconds, "seconds": seconds, "gib": [one, together]}
 
 
 def run(given: argparse.Namespace, name: str, *keys: str) -> Timed:
