@@ -19,15 +19,6 @@ EVERY = 0.25
 
 
 @dataclass
-class Seen:
-    """A process."""
-
-    own: float = 0.0
-    """GiB at most that are private or file-backed: without shared memory, which is Ray's object
-    store and counts once a machine."""
-
-
-@dataclass
 class Watched:
     """What a job took."""
 
@@ -35,10 +26,11 @@ class Watched:
     """From its start to its end, Python's and Ray's included."""
     said: str = ""
     """What it printed."""
-    seen: dict[int, Seen] = field(default_factory=dict)
-    """Its processes."""
+    own: dict[int, float] = field(default_factory=dict)
+    """Of each of its processes by id, GiB at most that are private or file-backed: without shared
+    memory, which is Ray's object store and counts once a machine."""
     together: float = 0.0
-    """GiB of all processes at once at most, shared memory left out."""
+    """GiB of all at once at most, likewise."""
 
 
 def job(name: str, *keys: str, look: Callable[[], None] = lambda: None) -> Watched:
@@ -85,8 +77,7 @@ def _look(root: int, watched: Watched) -> None:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
             found = dict(text.split(":", 1) for text in lines)
             resident, shared = (int(found[k].split()[0]) / 2**20 for k in ("VmRSS", "RssShmem"))
-            one = watched.seen.setdefault(pid, Seen())
-            one.own = max(one.own, resident - shared)
+            watched.own[pid] = max(watched.own.get(pid, 0.0), resident - shared)
             together += resident - shared
     watched.together = max(watched.together, together)
 

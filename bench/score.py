@@ -97,7 +97,7 @@ def huge(given: argparse.Namespace) -> dict[str, Any]:
     watched, seconds = run(given, "score", f"bundle={model}", f"scenes={scenes}")
     print(f"{watched.said.strip()}\n\n| activity | seconds |\n|---|---:|")
     print("\n".join(f"| {activity} | {spent:.1f} |" for activity, spent in seconds.items()))
-    one, together = max(each.own for each in watched.seen.values()), watched.together
+    one, together = max(watched.own.values()), watched.together
     print(f"GiB at most, shared memory apart: {one:.2f} of a process, {together:.2f} of all")
     return {"px": given.px, "command": watched.seconds, "seconds": seconds, "gib": [one, together]}
 

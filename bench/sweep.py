@@ -36,7 +36,7 @@ def run(name: str, out: Path, *keys: str) -> dict[str, Any]:
     seconds = json.loads((out / "run.json").read_text())["seconds"]
     return {
         **seconds, "wall": watched.seconds, "first": firsts[0] if firsts else None,
-        "gib": [max(one.own for one in watched.seen.values()), watched.together],
+        "gib": [max(watched.own.values()), watched.together],
     }  # fmt: skip
 
 
