@@ -10,7 +10,6 @@ id or base name, the key's own extension chooses.
 """
 
 import itertools
-import operator
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,7 +42,7 @@ _MODIFIED = pa.timestamp("us", "UTC")
 
 @dataclass(frozen=True)
 class Listing:
-    """The F files under a prefix, by key."""
+    """The F files under a prefix, in no order: columns in another are there twice in the making."""
 
     root: str
     """What all URIs begin with; the key follows."""
@@ -56,13 +55,11 @@ class Listing:
 
         A name that is no text, as disks may have, becomes one that cannot be read.
         """
-        root, last, rising, every = "", "", True, iter(entries)
+        root, every = "", iter(entries)
         parts: dict[str, list[pa.Array]] = {name: [] for name in (*_COLUMNS, "modified")}
         while some := list(itertools.islice(every, BLOCK)):
             root = some[0].uri.removesuffix(some[0].key)
             keys = [entry.key.encode(errors="replace").decode() for entry in some]
-            rising = rising and all(map(operator.le, [last, *keys], keys))
-            last = keys[-1]
             cells = {"key": keys} | {n: [getattr(e, n) for e in some] for n in ("size", "etag")}
             for name, kind in _COLUMNS.items():
                 parts[name].append(pa.array(cells[name], kind))
@@ -73,12 +70,9 @@ class Listing:
         else:
             kinds = _COLUMNS | {"modified": _MODIFIED}
             parts["modified"] = [part.cast(_MODIFIED) for part in parts["modified"]]
-        order = None if rising else pc.sort_indices(pa.chunked_array(parts["key"]))
         columns = {}
         for name, kind in kinds.items():  # one after another, so that none but one is there twice
             columns[name] = pa.chunked_array(parts.pop(name), kind).combine_chunks()
-            if order is not None:
-                columns[name] = columns[name].take(order)
             pa.default_memory_pool().release_unused()  # else the system does not have it back
         return cls(root, pa.RecordBatch.from_pydict(columns))
 
@@ -94,6 +88,11 @@ class Listing:
     def images(self) -> NDArray[np.bool_]:
         """(F,) whether a file's name is an image's."""
         return np.fromiter(map(is_image, texts(self.keys)), bool, len(self))
+
+    def by_key(self, some_F: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Rows of some files, in order of their keys."""
+        order_F = np.asarray(pc.sort_indices(self.keys)).view(np.int64)
+        return order_F[some_F[order_F]]
 
     def entries(self, rows: NDArray[np.int64]) -> Iterator[Entry]:
         """Some files as entries, whose time is 1970 where they have an etag."""
@@ -256,10 +255,10 @@ def match_images(labels: "LabelTable", listing: Listing) -> Matched:
     return Matched(
         rows=rows,
         images=image_N[rows],
-        images_without_label=named(listing.keys, alone_F & ~taken_F),
+        images_without_label=tuple(sorted(named(listing.keys, alone_F & ~taken_F))),
         labels_without_image=named(labels.keys, image_N < 0),
         ambiguous=named(labels.keys, ambiguous_N),
-        beside=named(listing.keys, alone_F & taken_F),
+        beside=tuple(sorted(named(listing.keys, alone_F & taken_F))),
     )
 
 
@@ -342,8 +341,9 @@ def _closest(images: list[str], path: str) -> list[str]:
 
 
 def _two_of_one_id(images: Sequence[str]) -> InputError:
+    first, second = sorted(images)[:2]
     return InputError(
-        f"images: two images of one id {tile_id(images[0])!r}: {images[0]} and {images[1]}; ids "
+        f"images: two images of one id {tile_id(first)!r}: {first} and {second}; ids "
         "are paths without extension and must differ; extensions=[...], or a label table that "
         "names files with extension, chooses"
     )

@@ -107,14 +107,14 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
             "or GeoTIFF files"
         )
     if labels is None:
-        labels = labels_from_folders(listing.keys.filter(pa.array(listing.images)), recipe)
+        labels = labels_from_folders(
+            listing.keys.take(pa.array(listing.by_key(listing.images))), recipe
+        )
     matched = match.match_images(labels, listing)
     match.refuse_unmatched(matched, labels, recipe.images, recipe.unmatched_budget)
-    images, labels_MK, parts = matched.images, labels.labels[matched.rows], None
+    images, labels_MK, parts_M = matched.images, labels.labels[matched.rows], None
     if recipe.split.by != "ground":
-        drawn = pa.array(assign_parts(labels, recipe.split), pa.string())
-        parts = drawn.take(pa.array(matched.rows)).dictionary_encode()
-        del drawn
+        parts_M = assign_parts(labels, recipe.split)[matched.rows]
     # what has a row a tile goes, views of it too, before the table of tiles comes
     no_rows = np.zeros(0, np.int64)
     matched = replace(matched, rows=no_rows, images=no_rows)
@@ -124,15 +124,17 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
         labels=np.zeros((0, len(labels.classes)), np.uint8),
         columns=dict.fromkeys(labels.columns, ()),
     )
+    pa.default_memory_pool().release_unused()
     masks_F, worlds_F = _beside(listing)
     # labels beside the images, or an `out` below them, change nothing that is made
     used_F = listing.images.copy()
     for some in (images, masks_F[images], worlds_F):
         used_F[some[some >= 0]] = True
-    digests["images"] = digest_entries(listing.entries(np.flatnonzero(used_F)))
+    digests["images"] = digest_entries(listing.entries(listing.by_key(used_F)))
     size = pc.sum(listing.columns["size"].take(pa.array(images))).as_py()
     etags = listing.texts("etag", images)
     listing = replace(listing, columns=listing.columns.select(["key"]))
+    pa.default_memory_pool().release_unused()
     tiles = pa.table(
         {
             "uri": listing.texts("key", images, before=listing.root),
@@ -142,10 +144,10 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
             "world": listing.texts("key", worlds_F[images], before=listing.root),
         }
     )
-    if parts is None:
-        ground = _parts_by_ground(tiles, listing.root, labels_MK, labels.task, recipe, storage)
-        parts = pa.array(ground, pa.string()).dictionary_encode()
-    return Survey(tiles.append_column("split", parts), listing.root, size, labels, matched, digests)
+    if parts_M is None:
+        parts_M = _parts_by_ground(tiles, listing.root, labels_MK, labels.task, recipe, storage)
+    tiles = tiles.append_column("split", pa.DictionaryArray.from_arrays(parts_M, PARTS))
+    return Survey(tiles, listing.root, size, labels, matched, digests)
 
 
 def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
@@ -210,10 +212,12 @@ def _beside(listing: match.Listing) -> tuple[NDArray[np.int64], NDArray[np.int64
 
     masks_F, worlds_F = np.full((2, len(listing)), -1)
     for (rows,) in match.some_at_a_time((listing.keys, stem)):
-        entries = list(listing.entries(rows))
-        row_of = {entry.key: row for entry, row in zip(entries, rows.tolist(), strict=True)}
-        worlds = world_files(entries)
-        for entry, row in zip(entries, rows.tolist(), strict=True):
+        found = sorted(
+            zip(listing.entries(rows), rows.tolist(), strict=True), key=lambda pair: pair[0].key
+        )
+        row_of = {entry.key: row for entry, row in found}
+        worlds = world_files([entry for entry, _ in found])
+        for entry, row in found:
             masks_F[row] = row_of.get(entry.key + MASK, -1)
             if entry.uri in worlds:
                 worlds_F[row] = row_of[worlds[entry.uri].key]
@@ -227,7 +231,7 @@ def _parts_by_ground(
     task: str,
     recipe: PrepareRecipe,
     storage: Storage,
-) -> list[str]:
+) -> NDArray[np.int8]:
     """Parts by blocks of ground; images that cannot be read, set aside later, are in train."""
     headers: dict[int, TileHeader] = {}
     for row, data in storage.read_many(tiles["uri"].to_pylist()):
@@ -249,10 +253,10 @@ def _parts_by_ground(
             f"e.g. {tiles['uri'][nowhere[0]].as_py()[len(root) :]}; accepted: images with a CRS "
             "and a transform (split.group=COLUMN keeps those of one scene together without)"
         )
-    parts_M = np.full(len(tiles), "train", dtype=object)
+    parts_M = np.full(len(tiles), PARTS.index("train"), np.int8)
     if len(rows):
         parts_M[rows] = split_by_ground(labels_MK[rows], task, blocks, recipe.split)
-    return list(parts_M)
+    return parts_M
 
 
 def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: Run) -> Outcome:

@@ -28,8 +28,8 @@ MEET = 0.01
 """Tiles that lie this share of a px apart touch: corners are rounded sums."""
 
 
-def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[str, ...]:
-    """The part of each label row, by its column or by a draw, as `split.by` says.
+def assign_parts(labels: LabelTable, options: SplitOptions) -> NDArray[np.int8]:
+    """The part of each label row, as its place in PARTS, by its column or by a draw.
 
     Under `split.by=auto` nothing that was asked for is passed over: a column that was named must
     be there, and where the column is, nothing may be said of a draw.
@@ -59,22 +59,23 @@ def assign_parts(labels: LabelTable, options: SplitOptions) -> tuple[str, ...]:
                 f"{options.column!r} holds {word!r}; accepted are {listed(PARTS_BY_WORD)} "
                 "(split.by=draw draws a split instead)"
             )
-    parts = tuple(PARTS_BY_WORD[words[cell]] for cell in cells)
-    side: dict[int, str] = {}
+    parts_N = np.array([PARTS.index(PARTS_BY_WORD[words[cell]]) for cell in cells], np.int8)
+    side: dict[int, int] = {}
     for row, group in enumerate([] if groups_N is None else groups_N.tolist()):
-        if side.setdefault(group, parts[row]) != parts[row]:
+        if (first := side.setdefault(group, parts_N[row])) != parts_N[row]:
             cell = labels.columns[str(options.group)][row]
             raise InputError(
-                f"split.group: {labels.name} has {options.group}={cell!r} in both {side[group]} "
-                f"and {parts[row]} by its split column; drop split.group, or say split.by=draw"
+                f"split.group: {labels.name} has {options.group}={cell!r} in both {PARTS[first]} "
+                f"and {PARTS[parts_N[row]]} by its split column; drop split.group, or say "
+                "split.by=draw"
             )
-    return parts
+    return parts_N
 
 
 def split_by_ground(
     labels_NK: NDArray[np.uint8], task: str, blocks_N: NDArray[np.int64], options: SplitOptions
-) -> tuple[str, ...]:
-    """The part of each tile; tiles of one block of ground go to one.
+) -> NDArray[np.int8]:
+    """The part of each tile, as its place in PARTS; tiles of one block of ground go to one.
 
     Args:
         labels_NK: (N, K) uint8, 0 or 1.
@@ -213,7 +214,7 @@ def _draw(
     task: str,
     options: SplitOptions,
     groups_N: NDArray[np.int64] | None,
-) -> tuple[str, ...]:
+) -> NDArray[np.int8]:
     """Draw val and test; the rest is train.
 
     Plain: the permutation of scikit-learn's `train_test_split(random_state=seed)`; val is its
@@ -256,7 +257,7 @@ def _draw(
     elif options.stratify and task == "multilabel":
         part_N = _iterative(_strata(labels_NK), sizes, seed)
     else:
-        part_N = np.zeros(n, np.int64)
+        part_N = np.zeros(n, np.int8)
         rows = np.arange(n, dtype=np.int64)
         if options.stratify:
             y_N = labels_NK[:, 0] if task == "binary" else labels_NK.argmax(axis=1)
@@ -266,7 +267,7 @@ def _draw(
             _, held = _take(rows, n_val + n_test, seed)
             val, test = held[:n_val], held[n_val:]
         part_N[val], part_N[test] = 1, 2
-    return tuple(PARTS[number] for number in part_N.tolist())
+    return part_N.astype(np.int8)
 
 
 def _take(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from satray.config.prepare import PrepareRecipe, SplitOptions
-from satray.data.index import SCHEMA
+from satray.data.index import PARTS, SCHEMA
 from satray.data.labels import LabelTable, read_labels
 from satray.data.split import (
     Footprints,
@@ -33,7 +33,11 @@ def blank(n: int, **columns) -> LabelTable:
 
 
 def drawn(labels: LabelTable, **keys) -> tuple[str, ...]:
-    return assign_parts(labels, SplitOptions(**keys))
+    return named(assign_parts(labels, SplitOptions(**keys)))
+
+
+def named(parts_N) -> tuple[str, ...]:
+    return tuple(PARTS[part] for part in parts_N)
 
 
 def rows(parts, part) -> list[int]:
@@ -206,11 +210,11 @@ def test_tiles_of_one_block_of_ground_go_to_one_side():
 
     for stratify in (False, True):
         keys = SplitOptions(by="ground", block=3_200, val=0.2, test=0.1, stratify=stratify)
-        parts = split_by_ground(labels_NK, "multilabel", blocks_N, keys)
+        parts = named(split_by_ground(labels_NK, "multilabel", blocks_N, keys))
         assert len(set(zip(blocks_N.tolist(), parts, strict=True))) == blocks_N.max() + 1
         assert abs(parts.count("val") - 320) < 60
         assert abs(parts.count("test") - 160) < 60
-        assert parts == split_by_ground(labels_NK, "multilabel", blocks_N, keys)
+        assert parts == named(split_by_ground(labels_NK, "multilabel", blocks_N, keys))
         assert met(parts) < 0.75 * parts.count("val")
     by_rows = drawn(table(labels_NK), val=0.2, test=0.1)
     assert met(by_rows) == by_rows.count("val")
