@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -112,7 +113,7 @@ def follow(recipe: TrainRecipe, run: Run) -> Iterator[Tracker]:
 
     Raises:
         InputError: MLflow cannot be reached, before training starts. Later it costs a note, and
-            the rows from then on: training does not wait for it again.
+            the rows from then on, and training does not wait for it.
     """
     tracker = Tracker()
     if recipe.tracking == "mlflow":
@@ -191,7 +192,11 @@ def _write(writer: Any, row: Row) -> None:
 
 
 class _Mlflow(Tracker):
-    """The MLflow run of a training run: made once, found again by the id in the run's state."""
+    """The MLflow run of a training run: made once, found again by the id in the run's state.
+
+    Rows are sent from a thread, in order: training does not wait for a server that hangs. (MLflow's
+    own `synchronous=False` tells what failed to those alone who wait for it.)
+    """
 
     def __init__(self, recipe: TrainRecipe, run: Run) -> None:
         check(recipe)
@@ -199,7 +204,7 @@ class _Mlflow(Tracker):
             os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 
-        self._run, self._answers = run, True
+        self._run, self._answers, self._pool = run, True, ThreadPoolExecutor(1)
         state = join(run.state, STATE)
         try:
             self._client = MlflowClient()
@@ -215,6 +220,9 @@ class _Mlflow(Tracker):
             ) from error
 
     def row(self, row: Row) -> None:
+        self._pool.submit(self._send, row)
+
+    def _send(self, row: Row) -> None:
         if not self._answers:
             return
         from mlflow.entities import Metric
@@ -231,6 +239,7 @@ class _Mlflow(Tracker):
             )
 
     def end(self, status: str) -> None:
+        self._pool.shutdown()
         with suppress(Exception):  # then its run stays RUNNING there, which is all
             self._client.set_terminated(self._id, status)
 

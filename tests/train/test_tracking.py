@@ -1,6 +1,7 @@
 """Where the history goes: a table, MLflow in one run over stops and restarts, TensorBoard."""
 
 import math
+from threading import Event
 
 import pytest
 from train.small_archive import make_run
@@ -110,16 +111,36 @@ def test_a_server_that_is_gone_costs_a_note_and_is_asked_again_when_the_run_goes
     run, said = make_run(tmp_path)
     with tracking.follow(recipe(), run) as tracker:
         tracker.row(ROWS[0])
-        monkeypatch.setitem(server, "log_batch", fails)
+    monkeypatch.setitem(server, "log_batch", fails)
+    with tracking.follow(recipe(), run) as tracker:
         tracker.row(ROWS[1])
         tracker.row(ROWS[1])
-        assert len(asked) == 1
-        monkeypatch.setitem(server, "log_batch", server["take"])
+    assert len(asked) == 1
+    monkeypatch.setitem(server, "log_batch", server["take"])
     why = "(OSError: gone away); history.parquet has all"
     assert said == [f"note: MLflow lacks rows from 200 samples on {why}"]
     with tracking.follow(recipe(), run) as tracker:
         tracker.row(ROWS[2])
     assert logged(client, run) == [LOSSES[0], LOSSES[2]]
+
+
+def test_a_server_that_hangs_does_not_hold_training_and_gets_all_rows(
+    client, server, tmp_path, monkeypatch
+):
+    let_go, in_time = Event(), []
+
+    def slow(*args, **options):
+        in_time.append(let_go.wait(5))
+        return server["take"](*args, **options)
+
+    run, _ = make_run(tmp_path)
+    with tracking.follow(recipe(), run) as tracker:
+        monkeypatch.setitem(server, "log_batch", slow)
+        for each in ROWS:
+            tracker.row(each)
+        let_go.set()
+    assert in_time == [True] * 3
+    assert logged(client, run) == LOSSES
 
 
 def test_a_server_that_is_not_there_ends_before_training(client, tmp_path, monkeypatch):
