@@ -325,6 +325,7 @@ class StageOptions(Section):
         30.0,
         "length of the stage",
         unit="pseudo-epochs",
+        needs={"samples": (None,)},
     )
     samples: Count | None = key(
         None, "length of the stage in samples seen, in place of pseudo_epochs", unit="samples"
@@ -360,10 +361,13 @@ here: between what MAE fine-tunes a ViT-B at (AdamW, 5e-4 for 256 tiles, 0.65 a 
 2111.06377, its `FINETUNE.md`) and ConvNeXt itself (5e-5 for 512 tiles, 0.8; arXiv 2201.03545,
 table 5), nearer the rate that a batch of 32 lets the former have."""
 TRANSFORMERS = (
-    "vit_", "flexivit", "naflexvit", "deit", "beit", "eva", "swin", "convnext", "hiera", "cait",
-    "xcit", "maxvit", "maxxvit", "coatnet", "davit", "mvit", "pvt", "twins",
+    "vit", "former", "deit", "beit", "eva", "swin", "convnext", "hiera", "cait", "xcit", "coat",
+    "focalnet", "pvt", "twins", "nest_", "pit_", "tnt_", "volo", "aimv2", "edgenext", "mambaout",
+    "rdnet", "csatv2", "mobilenetv5", "sequencer",
 )  # fmt: skip
-"""How timm's names of backbones begin that are fine-tuned so."""
+"""What timm's names of backbones hold that are fine-tuned so: of those it publishes, all with layer
+norm in place of batch norm, and hybrids that call themselves so. Only VGGs, NFNets and MLP mixers
+have no batch norm either."""
 
 
 def usual_stages(keys: Mapping[str, Any]) -> tuple[StageOptions, ...]:
@@ -381,7 +385,7 @@ def usual_stages(keys: Mapping[str, Any]) -> tuple[StageOptions, ...]:
     sources = weights.values() if isinstance(weights, Mapping) else (weights,)
     if all(each == "none" or (ours and each == "pretrained") for each in sources):
         return FROM_SCRATCH
-    transformer = any(name.startswith(TRANSFORMERS) for name in names)
+    transformer = any(part in name for name in names for part in TRANSFORMERS)
     return TRANSFORMER_TUNING if transformer else FINE_TUNING
 
 
@@ -465,7 +469,8 @@ class TrainRecipe(Recipe):
         "auto", "validation metric that picks the bundle: auto = map, or accuracy if multiclass"
     )
     precision: Literal["auto", "fp32", "bf16"] = key(
-        "auto", "auto: bf16 autocast on GPUs and processors that compute in it, else fp32"
+        "auto",
+        "auto: bf16 autocast on GPUs and processors that compute in it, else fp32 (never TF32)",
     )
     compile: Literal["auto"] | bool = key(
         "auto",

@@ -196,9 +196,15 @@ def test_numbers_that_do_not_fit_are_named(wanted, index, bands, said):
         ({"variant": variant("simple_cnn"), "weights": "/w.pth"}, FINE_TUNING),
         ({"variant": variant("vit_small_patch16_224")}, TRANSFORMER_TUNING),
         ({"variant": variant("convnext_tiny.fb_in1k")}, TRANSFORMER_TUNING),
+        *(({"variant": variant("resnet18", name)}, TRANSFORMER_TUNING)
+          for name in ("tiny_vit_5m_224", "gcvit_tiny", "caformer_s18", "levit_128", "volo_d1_224",
+                       "focalnet_tiny_lrf", "sam2_hiera_small", "nest_tiny_jx", "pit_s_224")),
+        *(({"variant": name}, FINE_TUNING)
+          for name in ("mobilenet_v2", "xception", "resnet50_v2", "inception_v3")),
+        *(({"variant": variant(name)}, FINE_TUNING) for name in ("resnest26d", "efficientnet_b0")),
         ({"variant": variant("swin_tiny_patch4_window7_224"), "weights": "none"}, FROM_SCRATCH),
     ],
-)
+)  # fmt: skip
 def test_stages_by_default_suit_what_is_trained(changes, stages):
     assert validate(TrainRecipe, {"index": "x", **changes}).stages == stages
 
@@ -256,10 +262,12 @@ def test_what_a_recipe_probably_did_not_mean_is_noted(index, changes, notes):
         ({"stages": [{"schedule": {"name": "cosine", "cycle_momentum": True}}]},
          "stages.0.schedule.cycle_momentum=true",
          {"stages": [{"schedule": {"cycle_momentum": True}}]}),
+        ({"stages": [{"samples": 64, "pseudo_epochs": 2}]}, "stages.0.pseudo_epochs=2.0",
+         {"stages": [{"pseudo_epochs": 2}]}),
     ],
 )  # fmt: skip
 def test_a_key_without_effect_is_told_of_until_it_has_one(changes, key, amends):
-    assert setup(**changes).notes[0].startswith(f"{key} does nothing here: it works with ")
+    assert setup(**changes).notes[0].startswith(f"{key} does nothing here: it works with")
     assert setup(**{**changes, **amends}).notes == ()
 
 
