@@ -88,11 +88,6 @@ def fit(
     if checkpoints.is_done(storage, run.state, setup.plan):
         return
     workers = workers or cluster.allot(setup.recipe.resources, run.say)
-    if workers.gpu and workers.gpu_share < 1 and workers.count > 1:
-        raise InputError(
-            f"resources.workers={workers.count}: several workers of a training cannot share a GPU "
-            f"({workers.gpu_share:g} of one each); accepted: one worker, or a whole GPU each"
-        )
     channel = cluster.ProgressChannel()
     task = Task.of(setup, run, initial)
     kind = "GPU" if workers.gpu else "CPU"

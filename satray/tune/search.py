@@ -38,8 +38,10 @@ def search(sweep: Sweep, run: Run) -> tuple[TrialLog, tuner.Work, dict[str, byte
         tests, heading -> PNG.
 
     Raises:
+        InputError: workers of a trial would share GPUs.
         SatrayError: no trial can begin, since no start can be had.
     """
+    tuner.refuse_shared_gpus(sweep)
     store, tested = sweep.store(run.out), dict[str, bytes]()
     if sweep.recipe.landscape:
         space, tested = range_tests(sweep, run, store)

@@ -143,6 +143,23 @@ def run_trials(
 # How many at once, and with what
 
 
+def refuse_shared_gpus(sweep: Sweep) -> None:
+    """Refuse a share of a GPU for each of several workers, which NCCL would, late and at length.
+
+    Ray is up. Trials of heads take one process each, so that it does not matter to them.
+
+    Raises:
+        InputError: trials may train on such workers.
+    """
+    recipe, count = sweep.recipe, sweep.recipe.resources.workers
+    heads = not sweep.optuna and all(trial.head for trial in sweep.trials)
+    if recipe.gpu_share < 1 < count and not heads and cluster.use_gpus(recipe.resources):
+        raise InputError(
+            f"resources.workers={count}: several workers of a training cannot share a GPU "
+            f"(gpu_share={recipe.gpu_share:g}); accepted: one worker, or gpu_share=1"
+        )
+
+
 def work_of(sweep: Sweep, run: Run) -> Work:
     """What trials are given, and how many run at once: no more than are asked for. Ray is up."""
     recipe = sweep.recipe

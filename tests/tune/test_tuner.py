@@ -1,5 +1,6 @@
 """What Tune is given: a scheduler, trials at once, what may pass; Ray is not up."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from satray.runs.run import Run
 from satray.storage import Storage
 from satray.tune import tuner
 from satray.tune.records import TrialLog, trial_id
-from satray.tune.trials import Trial, full_recipe
+from satray.tune.trials import Sweep, Trial, full_recipe
 from satray.tune.tuner import trials_at_once
 
 ASHA = StopOptions(name="asha", factor=2)
@@ -102,6 +103,27 @@ def test_no_stream_of_tiles_is_ever_left_without_a_cpu(cpus, gpus, nodes, worker
         assert (cpus - found * workers) // (2 * found) >= 1
         if gpus:
             assert found * workers * share <= gpus + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "share", "heads", "search", "refused"),
+    [
+        ("yes", 2, 0.5, [True, False], "grid", True),
+        ("yes", 2, 0.5, [True], "optuna", True),  # it may come to others
+        ("yes", 2, 0.5, [True], "grid", False),
+        ("yes", 1, 0.5, [False], "grid", False),
+        ("yes", 2, 1.0, [False], "grid", False),
+        ("no", 2, 0.5, [False], "grid", False),
+    ],
+)
+def test_workers_of_a_trial_that_would_share_gpus_are_refused_before_anything_is_made(
+    gpus, workers, share, heads, search, refused
+) -> None:
+    given = tune(gpu_share=share, search=search, resources={"gpus": gpus, "workers": workers})
+    trials = tuple(SimpleNamespace(head=head) for head in heads)
+    said = r"resources.workers=2: .*share a GPU .gpu_share=0.5.; accepted: one worker, or"
+    with pytest.raises(InputError, match=said) if refused else nullcontext():
+        tuner.refuse_shared_gpus(Sweep(given, None, None, MAP, trials))
 
 
 # The driver's side
