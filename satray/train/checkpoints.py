@@ -55,6 +55,8 @@ class TrainState:
     """In all attempts, by all workers."""
     swa: State = field(default_factory=dict)
     """The mean of the snapshots so far; empty where none is asked for."""
+    bad: int = 0
+    """The last steps in a row that were not finite."""
 
     def copied(self) -> TrainState:
         """The same in the CPU's memory, where training changes nothing any more."""

@@ -110,10 +110,7 @@ def _merged(shards: list[list[NDArray[Any]]], error_budget: float) -> tuple[Pred
     if not len(kept):
         raise TrainingError("validation: none of its tiles could be read")
     if not np.isfinite(logits[take]).all():
-        raise TrainingError(
-            "validation logits are not finite; the last checkpoint stays. A lower learning rate "
-            "may help"
-        )
+        raise TrainingError("validation logits are not finite. A lower learning rate may help")
     return Predictions(kept, logits[take], labels[take]), lost
 
 

@@ -112,6 +112,7 @@ class _Teller:
                 + ("" if best == "loss" else f", {best} {said(row[best])}")
                 + f", {row['images_per_second']:.1f} images/s"
                 + (f", {lost} tiles unreadable" if lost else "")
+                + (f", {counted(row['skipped'], 'step')} left out" if row["skipped"] else "")
                 + (f", {trapped} classes predicted always or never" if trapped else "")
             )
 

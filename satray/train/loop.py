@@ -45,7 +45,7 @@ Row = dict[str, Any]
 """One round and its evaluation, flat and plain: see `Loop.step`."""
 
 SKIPS = 10
-"""Steps in a row that may come out not finite, and teach nothing, before training stops."""
+"""Steps in a row, over pseudo-epochs and stops, that come out not finite and end training."""
 TELL = 1.0
 """Seconds between two calls of `progress`."""
 
@@ -111,6 +111,8 @@ class Loop:
         """Rounds done."""
         self.history: tuple[Row, ...] = ()
         """A row of each."""
+        self._bad = 0
+        """The last steps in a row that were not finite."""
         if state is not None:
             with self._apart():
                 self._restore(state)
@@ -145,7 +147,7 @@ class Loop:
             the validation logits behind them, else None.
 
         Raises:
-            TrainingError: losses that are not finite, `SKIPS` in a row or all of a pseudo-epoch; a
+            TrainingError: losses that are not finite, `SKIPS` in a row or all of the plan's; a
                 logit that is not; batches that end early; more unreadable tiles than the recipe's
                 `error_budget` allows, or no validation tile that can be read.
         """
@@ -162,6 +164,7 @@ class Loop:
             model=model_state(self._network),
             optimizer={} if self._stage is None else self._optimizer.state_dict(),
             history=self.history,
+            bad=self._bad,
             average=self._average.state(),
             swa={} if self._swa is None else model_state(self._swa),
         )
@@ -175,7 +178,7 @@ class Loop:
         self._average.restore(state.average)
         if self._swa is not None:
             self._swa.load_state_dict(state.swa)
-        self.pseudo_epoch, self.history = state.pseudo_epoch, state.history
+        self.pseudo_epoch, self.history, self._bad = state.pseudo_epoch, state.history, state.bad
         if state.pseudo_epoch >= self._plan.pseudo_epochs:
             return
         step = self._plan.ends[state.pseudo_epoch - 1]
@@ -229,7 +232,7 @@ class Loop:
         results = Results(self._device)
         taken: list[list[float]] = []
         """Of each step: sum of losses, readable tiles, whether it was not finite."""
-        most = min(SKIPS, steps)
+        most = min(SKIPS, plan.total_steps)
         began = shown = time.perf_counter()
         waited = 0.0
         for step in range(first, end):
@@ -254,14 +257,15 @@ class Loop:
                 self._swa.update_parameters(self._average.kept)
             for result in results.ready(wait=step + 1 == end):
                 taken.append(result)
+                self._bad = self._bad + 1 if result[-1] else 0
                 if result[-1]:
                     self._average.mend()
-                if len(taken) >= most and all(bad for *_, bad in taken[-most:]):
+                if self._bad == most:
                     raise TrainingError(
                         f"{most} steps in a row had a loss or a gradient that is not finite, the "
                         f"last at sample {(step + 1) * batch:,} (learning rate "
-                        f"{plan.learning_rate(step):.3g}); the last checkpoint stays. A lower "
-                        f"stages[{stage.number}].learning_rate may help"
+                        f"{plan.learning_rate(step):.3g}). A lower stages[{stage.number}]."
+                        "learning_rate may help"
                     )
             if self._progress is not None and time.perf_counter() - shown >= TELL:
                 shown = time.perf_counter()
@@ -355,6 +359,8 @@ def _mean(steps: list[list[float]]) -> float:
 class MovingAverage:
     """The exponential moving average (EMA) of a run on one rank, where one is asked for.
 
+    It is torch's `AveragedModel`, as is the mean of snapshots: timm's `ModelEmaV3` warms up by
+    another formula, and begins with a copy of the network after its first step.
     Every rank holds the same: parameters agree anyway, and running statistics of batch norms, which
     each rank keeps of its own tiles, are averaged before anybody looks at them.
     """

@@ -158,17 +158,19 @@ def takes_bf16(precision: str, device: torch.device) -> bool:
 
 @contextmanager
 def determinism(on: bool) -> Iterator[None]:
-    """Ask torch for bitwise repeatable kernels for a while.
+    """Ask torch for float32 that is float32, and maybe bitwise repeatable kernels, for a while.
 
     On GPUs the process has to have begun that way (`begin`).
     """
     before = torch.are_deterministic_algorithms_enabled()
-    benchmark = torch.backends.cudnn.benchmark
+    benchmark, tf32 = torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
     torch.use_deterministic_algorithms(on or before)
     # Tiles have one shape: the fastest kernel is found once.
     torch.backends.cudnn.benchmark = not on
+    # Else convolutions in float32 would be in TF32; bf16 autocast has no use for either.
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.backends.cudnn.benchmark = benchmark
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, tf32

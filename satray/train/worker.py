@@ -171,6 +171,8 @@ def train(
     except TrainingError as error:
         reasons = [reason for rows in errors.values() for reason in rows.values()]
         more = f"; a tile that could not be read: {reasons[0]}" if reasons else ""
+        if loop.pseudo_epoch:
+            more += f"; the checkpoint of pseudo-epoch {loop.pseudo_epoch} stays in {task.state}"
         raise TrainingError(f"{error}{more}") from error
     finally:
         writer.wait()

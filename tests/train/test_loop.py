@@ -223,7 +223,7 @@ NONE_FINITE.head.bias.data[0] = math.nan
         ({"error_budget": 1}, {"val_unreadable": range(10)}, "none of its tiles could be read"),
         ({"pseudo_epoch": 48}, {}, "batches ended after 3 of 6"),
         ({}, {"net": NONE_FINITE},
-         r"3 steps in a row .* at sample 24 .learning rate .* last checkpoint stays"),
+         r"3 steps in a row .* at sample 24 .learning rate .*lower stages.0..learning_rate may"),
         ({"pseudo_epoch": 240}, {"net": NONE_FINITE, "data": tiles(240, 1)},
          "10 steps in a row .* at sample 80 "),
     ],
@@ -235,15 +235,50 @@ def test_what_stops_a_training_is_said_in_one_line(changes, options, says):
     assert "\n" not in str(error.value)
 
 
-def test_a_step_that_is_not_finite_is_left_out():
-    """Weights, batch statistics and the average are those of a run without it."""
-    net, calls = tiny_net(norm="batch"), []
+def broken(first, last, **options):
+    """A network whose steps from one to another, 0 for the first, are not finite."""
+    net, steps = tiny_net(**options), itertools.count()
 
     def burst(module, _, output):
-        calls.append(module.training)
-        return output * math.inf if len(calls) == 2 else output
+        return output * math.inf if module.training and first <= next(steps) <= last else output
 
     net.first.register_forward_hook(burst)
+    return net
+
+
+def test_steps_in_a_row_are_counted_over_pseudo_epochs_and_stops():
+    given, says = recipe(stage(5, 0.02, "constant")), "10 steps in a row .* at sample 96 "
+    with pytest.raises(TrainingError, match=says):
+        run(given, broken(2, 11))
+    first = run(given, broken(2, 11), stop_after=2)
+    assert [row["skipped"] for row in first.rows] == [1, 3]
+    with pytest.raises(TrainingError, match=says):
+        run(given, broken(0, 5), state=first.states[-1])
+    assert [row["skipped"] for row in run(given, broken(2, 10)).rows] == [1, 3, 3, 2, 0]
+
+
+def test_one_step_that_is_not_finite_ends_no_training_though_it_is_all_of_a_pseudo_epoch():
+    done = run(recipe(stage(1 + 1 / 3, 0.02, "constant")), broken(3, 3))
+    assert [row["skipped"] for row in done.rows] == [0, 1]
+    assert math.isnan(done.rows[-1]["train_loss"])
+    assert math.isfinite(done.rows[-1]["val_loss"])
+
+
+def test_float32_is_float32_while_it_trains_and_evaluates():
+    """On GPUs: convolutions would be in TF32, and the bundle's are not."""
+    net, seen, before = tiny_net(), set(), torch.backends.cudnn.allow_tf32
+    net.register_forward_pre_hook(lambda *_: seen.add(torch.backends.cudnn.allow_tf32))
+    try:
+        torch.backends.cudnn.allow_tf32 = True
+        run(recipe(stage(1)), net)
+        assert (seen, torch.backends.cudnn.allow_tf32) == ({False}, True)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def test_a_step_that_is_not_finite_is_left_out():
+    """Weights, batch statistics and the average are those of a run without it."""
+    net = broken(1, 1, norm="batch")
     (first, last), states, _, _ = run(recipe(stage(2, 0.02, "constant"), ema=0.9), net)
     assert (first["skipped"], last["skipped"]) == (1, 0)
     assert all(math.isfinite(each["val_loss"]) for each in (first, last))

@@ -1,16 +1,11 @@
 """A training in the job's own process: who takes it, going on, what is refused."""
 
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 import torch
-from by_hand import WORKERS
 from train.small_archive import generate, make_recipe, make_run
 
-from satray.errors import InputError
+from satray.errors import InputError, TrainingError
 from satray.train import initial, worker
-from satray.train.ray_train import fit as fit_on_ray
 from satray.train.setup import read
 
 
@@ -44,17 +39,21 @@ def test_small_work_without_a_gpu_is_done_here(
     assert worker.wants_ray(recipe, None) is expected
 
 
+CALM = {"learning_rate": 1e-3, "pseudo_epochs": 1}
+WILD = {"learning_rate": 1e30, "schedule": {"name": "constant"}}
+
+
+@pytest.mark.parametrize("stages", [[WILD], [CALM, WILD]])
+def test_a_training_that_ends_early_says_which_checkpoint_there_is(archive, tmp_path, stages):
+    setup, run, weights, _ = prepared(archive, tmp_path / "out", stages=stages)
+    with pytest.raises(TrainingError, match=r"not finite.*rate may help") as error:
+        worker.fit(setup, run, weights, lambda _: None)
+    kept = f"; the checkpoint of pseudo-epoch 1 stays in {run.state}"
+    assert (kept in str(error.value)) == (len(stages) == 2)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_this_machine_has_not_is_refused(archive, tmp_path):
     setup, run, weights, _ = prepared(archive, tmp_path / "out", resources={"gpus": "yes"})
     with pytest.raises(InputError, match="this machine has no GPU"):
         worker.fit(setup, run, weights, print)
-
-
-def test_two_ranks_on_one_gpu_are_refused(archive, tmp_path):
-    """NCCL would, later and at length."""
-    setup, run, weights, _ = prepared(archive, tmp_path / "out")
-    two = replace(WORKERS, count=2, gpu=True, gpu_share=0.5)
-    with pytest.raises(InputError, match="several workers of a training cannot share a GPU"):
-        fit_on_ray(setup, run, weights, print, workers=two)
-    assert not Path(run.state, "rounds").exists()
