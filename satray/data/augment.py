@@ -35,7 +35,11 @@ _SAME_SIZE = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device; a GPU is given it from pinned memory, without being waited for."""
+    """The tensor on a device; a GPU is given it from pinned memory, without being waited for.
+
+    What is drawn of a batch, some eight small arrays, goes each by itself from where it is drawn:
+    `satray.train.step.ahead` does it in a thread of its own, while the device computes.
+    """
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)

@@ -177,7 +177,9 @@ def _from_hub(cfg: "PretrainedCfg") -> Path:
     cached = try_to_load_from_cache(*place)
     if isinstance(cached, str):
         return Path(cached)
-    _reach_hub()  # its own client would try again for half a minute
+    # Its own client would try again for half a minute; and timm's `load_state_dict_from_hf` gives
+    # tensors, not the file, whose digest a bundle names.
+    _reach_hub()
     return Path(hf_hub_download(*place, etag_timeout=_CONNECT_S))
 
 

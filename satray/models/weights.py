@@ -5,6 +5,9 @@ as timm or torchvision do, or as a repository whose names timm knows to convert,
 whatever prefix a training script put before them. The head of the stored network is left out, and a
 first convolution for other bands is adapted (`adapt_first_conv`). Below the head nothing may be
 missing, left over, or of another shape.
+
+timm's `load_state_dict` and `clean_state_dict` would not do: they read local files, by extension,
+know four wrappers and two prefixes, and cannot say in a line what is wrong with a file.
 """
 
 import io

@@ -24,7 +24,8 @@ TOWERS = "towers."
 def make_optimizer(options: OptimizerOptions, groups: Iterable[Group]) -> torch.optim.Optimizer:
     """The optimiser of a stage; `set_rate` gives it its learning rate before each step.
 
-    Kernels are fused: these alone leave out a step that `TrainStep` marks as not finite.
+    Kernels are fused: these alone leave out a step that `TrainStep` marks as not finite. timm's
+    `create_optimizer_v2` would make groups of its own, by another count of blocks.
 
     Args:
         options: which optimiser.

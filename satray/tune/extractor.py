@@ -1,5 +1,8 @@
 """Tiles through a frozen network: pooled features of every view.
 
+Apart from `satray.tune.features`, which plans and writes, and `satray.tune.feature_table`, which
+trials read, since both do without torch.
+
 Letters: N tiles of a block, B of a forward, V views, D numbers of a tower, C H W of a tile.
 """
 
@@ -92,7 +95,11 @@ class Extractor:
     def _forward(
         self, block: Block, pixels_BCHW: Tensor, rows: NDArray[np.int64], bf16: bool
     ) -> dict[str, Tensor]:
-        """All views of some tiles: column -> float32 (B, V, D) in the host's memory."""
+        """All views of some tiles: column -> float32 (B, V, D) in the host's memory.
+
+        Tiles come and vectors go between forwards: with a GPU's 256 tiles in several views, little
+        beside them.
+        """
         pixels_BCHW = send(pixels_BCHW, self._device)
         found: dict[str, list[Tensor]] = {}
         for view in range(block.views):

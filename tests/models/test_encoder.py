@@ -24,20 +24,24 @@ def spec_of(backbone):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet10t", "mobilenetv2_050", "convnext_atto", "vit_tiny_patch16_224"]
-)
+    "name",
+    ["resnet10t", "mobilenetv2_050", "convnext_atto", "vit_tiny_patch16_224",
+     "swin_tiny_patch4_window7_224"],
+)  # fmt: skip
 def test_timm_alone_reads_the_file(name, tmp_path):
     spec = spec_of(name)
     bundle = make_bundle(bundle_files(spec, Network(spec.variant, 1).state_dict()), "here")
     path = tmp_path / "all.safetensors"
     path.write_bytes(encoder_file(bundle, "all"))
-    given = {"dynamic_img_size": True} if name.startswith("vit") else {}
+    given = {"dynamic_img_size": True} if name.startswith(("vit", "swin")) else {}
     plain = timm.create_model(name, features_only=True, in_chans=4, **given).eval()
     plain.load_state_dict(load(path.read_bytes()))
     x = torch.randn(1, 4, 96, 160)
     with torch.inference_mode():
-        pyramid = load_encoder(str(path))(x)
-        assert all(torch.equal(f, other) for f, other in zip(pyramid, plain(x), strict=True))
+        pyramid, theirs = load_encoder(str(path))(x), plain(x)
+        if name.startswith("swin"):  # it gives its channels last
+            theirs = [f.permute(0, 3, 1, 2) for f in theirs]
+        assert all(torch.equal(f, other) for f, other in zip(pyramid, theirs, strict=True))
         if name == "resnet10t":  # the others go on after the last level
             torch.testing.assert_close(pyramid[-1], bundle.network.backbones()["all"](x))
 
