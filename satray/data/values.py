@@ -77,12 +77,22 @@ def held(x_HW: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
 
     Nowhere where it declares none, or one that the dtype lacks.
     """
-    kind, has = x_HW.dtype, False
-    if nodata is not None and kind.kind == "f":
+    value = sentinel(x_HW.dtype, nodata)
+    return np.zeros(x_HW.shape, bool) if value is None else np.asarray(x_HW == value)
+
+
+def sentinel(dtype: np.dtype[Any], nodata: float | None) -> Any:
+    """A nodata value as a number of a dtype; None where there is none to look for.
+
+    So where none is declared, or one that the dtype lacks, or one that measures nothing anyway.
+    """
+    has = False
+    if nodata is not None and dtype.kind == "f":
         has = abs(nodata) < HUGE
     elif nodata is not None:
-        has = np.iinfo(kind).min <= nodata <= np.iinfo(kind).max and nodata == int(nodata)
-    return np.asarray(x_HW == kind.type(nodata)) if has else np.zeros(x_HW.shape, bool)
+        limits = np.iinfo(dtype)
+        has = limits.min <= nodata <= limits.max and nodata == int(nodata)
+    return dtype.type(nodata) if has else None
 
 
 def together(dtype: np.dtype[Any], nodata: float | None) -> bool:

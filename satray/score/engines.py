@@ -20,7 +20,7 @@ from torch import Tensor
 from satray.errors import InputError, one_line
 from satray.models.backbones import SIMPLE_CNN, Backbone
 from satray.models.bundle import Bundle, load_bundle
-from satray.models.deploy import quiet
+from satray.score.deploy import quiet
 from satray.score.forward import Features
 from satray.storage import Storage
 

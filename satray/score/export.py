@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satray.config.score import ExportRecipe
+from satray.data.values import filled, sentinel, valid_values
 from satray.errors import SatrayError
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, to_json
@@ -89,7 +90,9 @@ def work(recipe: ExportRecipe, found: Described, run: Run) -> Outcome:
             "shape": ["batch", len(spec.bands), *spec.tile_shape],
             "dtype": spec.dtype,
             "bands": list(spec.bands),
-            "meaning": "pixels as stored, neither scaled nor normalised",
+            "nodata": spec.nodata,
+            "meaning": "pixels as stored, neither scaled nor normalised; nodata and what is not "
+            "finite are filled inside, with the mean of the tile's other pixels",
         },
         "outputs": {
             "logits": "(batch, classes) float32, raw",
@@ -125,7 +128,7 @@ def _export_encoder(run: Run, bundle: "Bundle", tower: str) -> dict[str, Any]:
 
 
 def _export_programs(run: Run, bundle: "Bundle", names: list[str]) -> list[dict[str, Any]]:
-    from satray.models.deploy import onnx_file, torch_file, trace
+    from satray.score.deploy import onnx_file, torch_file, trace
 
     run.progress("tracing the network")
     with run.activity("tracing"):
@@ -151,7 +154,7 @@ def _export_programs(run: Run, bundle: "Bundle", names: list[str]) -> list[dict[
 
 
 def compare(program: Callable[[NDArray[Any]], Arrays], bundle: "Bundle") -> float:
-    """The largest difference of a program from the bundle it was made of.
+    """The largest difference of a program from the bundle it was made of, nodata included.
 
     Args:
         program: logits and scores of stored pixels (B, C, H, W).
@@ -163,11 +166,12 @@ def compare(program: Callable[[NDArray[Any]], Arrays], bundle: "Bundle") -> floa
     """
     import torch
 
-    most = 0.0
+    nodata, most = (bundle.spec.nodata,) * len(bundle.spec.bands), 0.0
     for seed, tiles in enumerate(TRIED):
         pixels_BCHW = random_tiles(bundle.spec, tiles, seed)
         logits, scores = (np.asarray(out, dtype=np.float64) for out in program(pixels_BCHW))
-        own = bundle.logits(torch.from_numpy(pixels_BCHW))
+        shown = [filled(x_CHW, valid_values(x_CHW, nodata)) for x_CHW in pixels_BCHW]
+        own = bundle.logits(torch.from_numpy(np.stack(shown)))
         wanted, own_scores = own.double().numpy(), bundle.scores(own).numpy()
         gaps = np.abs(logits - wanted) / np.maximum(1, np.abs(wanted)), np.abs(scores - own_scores)
         most = float(np.max([most, *(gap.max() for gap in gaps)]))
@@ -175,7 +179,10 @@ def compare(program: Callable[[NDArray[Any]], Arrays], bundle: "Bundle") -> floa
 
 
 def random_tiles(spec: "BundleSpec", tiles: int, seed: int) -> NDArray[Any]:
-    """Noise around levels that differ from band to band, within the dtype: (B, C, H, W)."""
+    """Noise around levels that differ from band to band, within the dtype: (B, C, H, W).
+
+    Where the dtype has nodata, it is a quarter of the columns, and more of the first band.
+    """
     rng = np.random.default_rng(seed)
     dtype = np.dtype(spec.dtype)
     if dtype.kind in "iu":
@@ -185,6 +192,12 @@ def random_tiles(spec: "BundleSpec", tiles: int, seed: int) -> NDArray[Any]:
     level = rng.uniform(0.1, 0.8, (tiles, len(spec.bands), 1, 1))
     values = level + rng.uniform(-0.1, 0.2, (tiles, len(spec.bands), *spec.tile_shape))
     pixels: NDArray[Any] = (low + values * (high - low)).astype(dtype)
+    void = sentinel(dtype, spec.nodata)
+    if void is None and dtype.kind == "f":
+        void = np.nan
+    if void is not None:
+        height, width = spec.tile_shape
+        pixels[..., : width // 4] = pixels[:, 0, : height // 8] = void
     return pixels
 
 

@@ -1,4 +1,4 @@
-"""The job `export`: programs that say what the bundle says, without satray."""
+"""The job `export`: programs that say what scoring says, without satray."""
 
 import json
 
@@ -9,18 +9,29 @@ import scoring_material as material
 import torch
 from by_hand import job_of
 
+from satray.data.values import filled, valid_values
 from satray.models.bundle import load_bundle
 from satray.models.encoder import load_encoder
 from satray.models.radiometry import Radiometry
 from satray.runs.job import main
 from satray.score import export
+from satray.score.deploy import Filled, quiet
+from satray.score.forward import Scorer
+from satray.score.tiles import read_block, tiles_of_prefix, wanted_of
 
 JOB = job_of("export", ray=False)
 UNIT = {"mean": (0.5,) * 4, "std": (0.2,) * 4, "radiometry": Radiometry("pil_compat")}
 SOFTMAX = {"task": "multiclass", "evaluate": "centre", "resize": 40, "dtype": "float32"}
 CASES = {
-    "two towers, max, pil": (material.two_towers("max"), UNIT | {"tile_shape": (64, 48)}),
+    "two towers, max, pil, nodata of all bands": (
+        material.two_towers("max"),
+        UNIT | {"tile_shape": (64, 48), "nodata": 0.0},
+    ),
     "softmax, lse, centre, float": (material.one_tower("lse"), SOFTMAX | {"tile_shape": (40, 56)}),
+    "avg, nodata of each band": (
+        material.one_tower(),
+        {"dtype": "int16", "nodata": -9999.0, "tile_shape": (32, 32)},
+    ),
 }
 
 
@@ -36,8 +47,20 @@ def as_strangers_read(out):
     return session, (lambda pixels: session.run(None, {"pixels": pixels}), by_torch)
 
 
+def as_scored(bundle, folder, pixels):
+    """Logits and scores of tiles as files that declare the bundle's nodata, as `score tiles=`."""
+    for n, tile in enumerate(pixels):
+        material.write_tile(folder / f"{n}.tif", tile, bundle.spec.bands, nodata=bundle.spec.nodata)
+    storage = export.Storage()
+    tiles = tiles_of_prefix(str(folder), storage.list(str(folder)))
+    numbers = Scorer(bundle)(
+        read_block(tiles.table, wanted_of(bundle.spec, tiles), storage).pixels
+    ).numbers
+    return numbers.logits, numbers.scores
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_programs_equal_the_bundle(tmp_path, capfd, case):
+def test_programs_equal_scoring(tmp_path, capfd, case):
     variant, more = CASES[case]
     material.save_bundle(tmp_path / "bundle", variant, **more)
     bundle = load_bundle(str(tmp_path / "bundle"), export.Storage())
@@ -47,17 +70,19 @@ def test_programs_equal_the_bundle(tmp_path, capfd, case):
     assert not out.exists()
     assert main(JOB, arguments) == 0
     session, programs = as_strangers_read(out)
-    for run in programs:
-        for tiles in (1, 7):  # the number of tiles is free
-            given = export.random_tiles(bundle.spec, tiles, seed=tiles)
+    for tiles in (1, 7):  # the number of tiles is free
+        given = export.random_tiles(bundle.spec, tiles, seed=tiles)
+        own = as_scored(bundle, tmp_path / f"{tiles}", given)
+        plain = bundle.logits(torch.from_numpy(given)).numpy()
+        assert np.abs(plain - own[0]).max() > 0.01  # what is no measurement counts
+        for run in programs:
             logits, scores = run(given)
-            own = bundle.logits(torch.from_numpy(given))
             assert logits.shape == scores.shape == (tiles, 3)
-            assert np.allclose(logits, own.numpy(), atol=1e-4)
-            assert np.allclose(scores, bundle.scores(own).numpy(), atol=1e-5)
-        assert logits.std() > 0.01  # not the equality of constants
+            assert np.allclose(logits, own[0], atol=1e-4)
+            assert np.allclose(scores, own[1], atol=1e-5)
+    assert logits.std() > 0.01  # not the equality of constants
     (pixels,), made = session.get_inputs(), session.get_outputs()
-    kind = {"uint16": "uint16", "float32": "float"}[bundle.spec.dtype]
+    kind = bundle.spec.dtype.replace("float32", "float")
     assert (pixels.name, pixels.type) == ("pixels", f"tensor({kind})")
     assert pixels.shape == ["batch", len(bundle.spec.bands), *more["tile_shape"]]
     shapes = [(one.name, one.shape) for one in made]
@@ -74,9 +99,41 @@ def test_programs_equal_the_bundle(tmp_path, capfd, case):
     }
     about = json.loads((out / "export.json").read_text())
     assert about["input"]["shape"] == ["batch", len(bundle.spec.bands), *more["tile_shape"]]
+    assert about["input"]["nodata"] == bundle.spec.nodata
     assert all(0 <= made["difference"] < 1e-4 for made in about["programs"])
     assert load_encoder(str(out / "encoder" / "rgb.safetensors")).strides == (2, 4, 8)
     assert "strides 2, 4, 8" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [
+        ("uint8", 0.0),
+        ("int8", -128.0),
+        ("uint16", 65535.0),
+        ("int16", 0.0),
+        ("uint32", 2.0**32 - 1),
+        ("int32", -9999.5),  # not one of its numbers
+        ("float32", None),
+        ("float64", 0.1),
+    ],
+)
+def test_what_is_no_measurement_is_filled_as_scoring_does(dtype, nodata):
+    """To the bit, in ONNX too: in all bands, in one, and all of a tile."""
+    spec = material.spec(material.one_tower(), dtype=dtype, nodata=nodata)
+    x = np.stack([material.pixels(seed, 3, 24, dtype) // 40 for seed in range(4)])
+    void = np.array(np.nan if nodata is None else nodata).astype(dtype)
+    x[:3, ..., :9] = x[:, 0, 3:8] = x[2] = void
+    expected = [filled(x_CHW, valid_values(x_CHW, (nodata,) * 3)) for x_CHW in x]
+    program = Filled(spec)
+    batch = {"pixels_BCHW": {0: torch.export.Dim("batch")}}
+    with quiet():
+        traced = torch.export.export(program, (torch.from_numpy(x),), dynamic_shapes=batch)
+        made = torch.onnx.export(traced, input_names=["x"], verbose=False)
+    session = onnxruntime.InferenceSession(made.model_proto.SerializeToString())
+    for found in (program(torch.from_numpy(x)).numpy(), *session.run(None, {"x": x})):
+        assert found.dtype == dtype
+        assert np.array_equal(found, expected)
 
 
 def test_compare_finds_a_difference():

@@ -1,7 +1,7 @@
 """A bundle as one program that needs nothing of satray: ONNX, or torch's own `.pt2`.
 
-The program takes stored pixels and gives logits and scores: radiometry, resizing, cropping and
-normalisation are inside. The number of tiles is free, their height and width are fixed.
+The program takes stored pixels and gives logits and scores: nodata, radiometry, resizing, cropping
+and normalisation are inside. The number of tiles is free, their height and width are fixed.
 
 Legend: B tiles, C bands, H x W stored px, K classes.
 """
@@ -14,16 +14,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from satray.data.values import HUGE, sentinel, together
 from satray.errors import InputError, one_line
 from satray.models.bundle import Bundle
-from satray.models.spec import SPEC
+from satray.models.spec import SPEC, BundleSpec
 
 INPUT = "pixels"
 OUTPUTS = ("logits", "scores")
+
+
+class Filled(nn.Module):
+    """pixels_BCHW (stored) -> the same, what is no measurement filled as scoring does.
+
+    `filled` and `valid_values` of `satray.data.values` as tensor operations: each band's mean over
+    the tile's px that are measured stands where one is not finite or `spec.nodata`.
+    """
+
+    def __init__(self, spec: BundleSpec) -> None:
+        super().__init__()
+        dtype = np.dtype(spec.dtype)
+        value = sentinel(dtype, spec.nodata)
+        # as tensors: ONNX's exporter makes plain numbers float32, which has not each of 32 bits
+        self._huge = nn.Buffer(torch.tensor(HUGE, dtype=torch.float64))
+        self._nodata = (
+            None if value is None else nn.Buffer(torch.tensor(value, dtype=torch.float64))
+        )
+        self._together = together(dtype, spec.nodata)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """In float64, which holds every number of up to 32 bits, and sums of them exactly."""
+        floats = pixels_BCHW.is_floating_point()
+        if self._nodata is None and not floats:
+            return pixels_BCHW
+        x_BCHW = pixels_BCHW.double()
+        valid_BCHW = x_BCHW.abs() < self._huge
+        if self._nodata is not None:
+            hole_BCHW = x_BCHW == self._nodata
+            if self._together:
+                hole_BCHW = hole_BCHW.all(1, keepdim=True)
+            valid_BCHW = valid_BCHW & ~hole_BCHW
+        total_BC11 = x_BCHW.where(valid_BCHW, 0).sum((2, 3), keepdim=True)
+        mean_BC11 = total_BC11 / valid_BCHW.sum((2, 3), keepdim=True).clamp(min=1)
+        if not floats:
+            mean_BC11 = mean_BC11.round()
+        return x_BCHW.where(valid_BCHW, mean_BC11).to(pixels_BCHW.dtype)
 
 
 class Whole(nn.Module):
@@ -31,6 +70,7 @@ class Whole(nn.Module):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
+        self._filled = Filled(bundle.spec)
         self.network = bundle.network
         self._way = bundle.spec.preprocess()
         self._temperature = bundle.spec.temperature
@@ -38,7 +78,7 @@ class Whole(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits before, scores after the temperature."""
-        logits_BK = self.network(self._way(pixels))
+        logits_BK = self.network(self._way(self._filled(pixels)))
         z_BK = logits_BK / self._temperature
         return logits_BK, z_BK.softmax(1) if self._softmax else z_BK.sigmoid()
 
