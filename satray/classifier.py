@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from satray.data.bands import select
 from satray.data.values import filled, resample, valid_values
-from satray.errors import InputError
+from satray.errors import InputError, counted
 from satray.models.bundle import Bundle, load_bundle
 from satray.models.network import pool
 from satray.models.spec import BundleSpec
@@ -82,7 +82,7 @@ class Classifier:
         """One line: what it looks at, and what it tells apart."""
         towers = ", ".join(tower.backbone for tower in self.spec.variant.towers)
         return (
-            f"Classifier({towers}; {self.spec.task}, {len(self.classes)} classes; bands "
+            f"Classifier({towers}; {self.spec.task}, {counted(len(self.classes), 'class')}; bands "
             f"{', '.join(self.bands)} in {self.spec.dtype}; model {self.bundle.model_id})"
         )
 

@@ -61,5 +61,6 @@ def listed(names: Collection[str], most: int = 20) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things: `1 worker`, `2,000 workers`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """A number of things: `1 worker`, `2,000 workers`, `2 classes`."""
+    many = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else many}"

@@ -1,5 +1,6 @@
 """A measured split of random tiles with everything that a report is made of, without Ray."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ from satray.evaluate.report import Inputs, publish_report
 from satray.evaluate.reproduce import Comparison
 from satray.models.spec import BundleSpec
 from satray.runs.run import Run
+from satray.score.blocks import Merged
 from satray.score.forward import Scorer
 from satray.score.tiles import tiles_of_index
 from satray.storage import Storage
 
 HOSTILE = ("<script>alert(1)</script>", '"quoted" & $x_2$', "été")
 """Class names that would break a careless page."""
+
+
+SCORED = Merged(12, 0, 0, Counter(), "eager fp32")
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,12 @@ class Findings:
     predicted: Predicted
     quality: Quality
     comparison: Comparison | None = None
-    failed: int = 0
+    merged: Merged = SCORED
 
     def publish(self, run: Run) -> None:
         tiles = tiles_of_index(self.index, self.spec.classes)
         found = Inputs(self.spec, self.index, tiles, None, {}, {})
-        measured = self.predicted, self.quality, self.comparison, self.failed
+        measured = self.predicted, self.quality, self.comparison, self.merged
         publish_report(found, self.recipe, *measured, run)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from satray.config.score import EvaluateRecipe
 from satray.data.bands import select
 from satray.data.index import TileIndex, read_index
-from satray.errors import InputError
+from satray.errors import InputError, counted
 from satray.evaluate.quality import Gathered, Quality, caution, measure
 from satray.evaluate.report import Inputs, publish_report
 from satray.evaluate.reproduce import Comparison, Earlier, causes, compare, earlier
@@ -80,9 +80,9 @@ def plan(recipe: EvaluateRecipe, found: Inputs, _: Storage) -> list[str]:
     blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
     lines = [
         f"bundle: {', '.join(tower.backbone for tower in spec.variant.towers)}, "
-        f"{len(spec.classes)} classes ({spec.task}), bands {', '.join(spec.bands)}",
-        f"split {recipe.split}: {len(tiles):,} tiles of {wanted.height} x {wanted.width} px, "
-        f"one request each, in {blocks.count:,} blocks of {blocks.size}; actors: "
+        f"{counted(len(spec.classes), 'class')} ({spec.task}), bands {', '.join(spec.bands)}",
+        f"split {recipe.split}: {counted(len(tiles), 'tile')} of {wanted.height} x {wanted.width} "
+        f"px, one request each, in {counted(blocks.count, 'block')} of {blocks.size}; actors: "
         f"{recipe.resources.workers}, read tasks: {recipe.resources.read_tasks}",
     ]
     if recipe.symmetries == "d4":
@@ -127,6 +127,7 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
         "task": spec.task,
         "classes": list(spec.classes),
         "device": device(recipe, run),
+        "engine": merged.engine,
         "bundle": found.bundle,
         "caution": caution(spec, index.digest, recipe.split) or None,
         "metrics": {},
@@ -140,18 +141,19 @@ def work(recipe: EvaluateRecipe, found: Inputs, run: Run) -> Outcome:
     document["reproduction"] = comparison.document() if comparison else None
     run.publish("metrics.json", to_json(document))
     if quality is not None:
-        publish_report(found, recipe, predicted, quality, comparison, merged.failed, run)
+        publish_report(found, recipe, predicted, quality, comparison, merged, run)
     same = comparison is None or comparison.same
     return Outcome(
         counts={"tiles": merged.tiles, "failed": merged.failed, "classes": len(spec.classes)},
         metrics=document["metrics"],
         summary=(
-            f"{recipe.split}: {merged.tiles - merged.failed:,} tiles, "
-            f"{len(spec.classes)} classes ({spec.task}): report.html, metrics.json, predictions/",
+            f"{recipe.split}: {counted(merged.tiles - merged.failed, 'tile')}, "
+            f"{counted(len(spec.classes), 'class')} ({spec.task}): report.html, metrics.json, "
+            "predictions/",
             *_metric_lines(quality, len(spec.classes)),
             *filter(None, [document["caution"]]),
             *([comparison.line()] if comparison and same else []),
-            *failure_lines(merged.reasons, merged.tiles, "tiles"),
+            *failure_lines(merged.reasons, merged.tiles, "tile"),
         ),
         attempted=merged.tiles,
         failed=merged.failed,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from satray.config.score import EvaluateRecipe
 from satray.data.index import TileIndex
+from satray.errors import counted
 from satray.evaluate.gallery import ends, render, worst
 from satray.evaluate.plots import draw
 from satray.evaluate.quality import Predicted, Quality, caution
@@ -13,6 +14,7 @@ from satray.evaluate.reproduce import NO_CAUSE, Comparison, Earlier
 from satray.report.page import html, interval, number
 from satray.report.style import PANELS_MOST, most_frequent
 from satray.runs.run import Run
+from satray.score.blocks import Merged
 from satray.score.tiles import TileSet
 from satray.storage import name as last_part
 
@@ -49,7 +51,7 @@ def publish_report(
     predicted: Predicted,
     quality: Quality,
     comparison: Comparison | None,
-    failed: int,
+    merged: Merged,
     run: Run,
 ) -> None:
     """Publish `plots/*.png` and `report.html`.
@@ -60,7 +62,7 @@ def publish_report(
         predicted: what was predicted.
         quality: what was measured.
         comparison: the run beside an earlier one; None where nobody asked.
-        failed: tiles that could not be predicted.
+        merged: how many tiles could not be predicted, and what computed.
         run: the run.
     """
     spec, document = found.spec, quality.document
@@ -70,16 +72,17 @@ def publish_report(
         for name, data in plots.items():
             run.publish(f"plots/{name}.png", data)
         warnings = list(quality.warnings)
-        if failed:
-            warnings.append(f"{failed:,} tiles could not be predicted: failures.parquet says why.")
+        if merged.failed:
+            failed = counted(merged.failed, "tile")
+            warnings.append(f"{failed} could not be predicted: failures.parquet says why.")
         if comparison is not None and not comparison.same:
             warnings.append(comparison.line())
         towers = " + ".join(tower.backbone for tower in spec.variant.towers)
-        kinds = "class" if len(spec.classes) == 1 else "classes"
         data = html(
             "evaluate.html",
             title=f"{towers} on {recipe.split} of {last_part(recipe.index)}",
-            subtitle=f"{spec.task}, {len(spec.classes)} {kinds}, {len(predicted.ids):,} tiles "
+            subtitle=f"{spec.task}, {counted(len(spec.classes), 'class')}, "
+            f"{counted(len(predicted.ids), 'tile')} "
             f"· model {predicted.model_id} · run {run.run_id}",
             warnings=warnings,
             footer="Written by satray; self-contained. The figures are in metrics.json, the "
@@ -91,6 +94,7 @@ def publish_report(
             index=found.index,
             predicted=predicted,
             run_id=run.run_id,
+            engine=merged.engine,
             quality=quality,
             metrics=document["metrics"],
             draws=document["bootstrap_draws"],

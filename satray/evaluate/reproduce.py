@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from satray.config.score import EvaluateRecipe
-from satray.errors import InputError, listed
+from satray.errors import InputError, counted, listed
 from satray.evaluate.quality import Gathered, Predicted
 from satray.runs.run import RunRecord, library_versions, read_run
 from satray.storage import Storage, join
@@ -60,13 +60,13 @@ class Comparison:
         """The verdict in one line."""
         if self.same:
             return (
-                f"reproduces run {self.run_id}: {self.compared:,} tiles, logits differ by "
+                f"reproduces run {self.run_id}: {counted(self.compared, 'tile')}, logits differ by "
                 f"{self.largest:.3g} at most (tolerance {self.tolerance:g})"
             )
         parts = ["no tile in both runs"] if self.compared == 0 else []
         if self.over:
             parts.append(
-                f"{len(self.over):,} of {self.compared:,} tiles differ by more than "
+                f"{len(self.over):,} of {counted(self.compared, 'tile')} differ by more than "
                 f"{self.tolerance:g}, at most by {self.largest:.3g} ({self.where})"
             )
         for ids, where in (
@@ -74,7 +74,7 @@ class Comparison:
             (self.only_there, "the earlier run: this one's failures.parquet says why"),
         ):
             if ids:
-                parts.append(f"{len(ids):,} tiles ({listed(ids, 3)}) only in {where}")
+                parts.append(f"{counted(len(ids), 'tile')} ({listed(ids, 3)}) only in {where}")
         causes = "; ".join(self.differs) or NO_CAUSE
         return f"does not reproduce run {self.run_id}: {'; '.join(parts)}. {causes}"
 

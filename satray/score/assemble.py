@@ -69,6 +69,16 @@ class Assembly:
     """What computed the features, see `satray.score.engines.Loaded`."""
 
     @property
+    def made(self) -> dict[str, str]:
+        """What made the scene's files; each says so."""
+        return {
+            "model_id": self.layout.model_id,
+            "run_id": self.layout.run_id,
+            "mode": self.scoring.mode,
+            "engine": self.engine,
+        }
+
+    @property
     def moment(self) -> Moment:
         """When the scene was taken."""
         ref, pattern = self.job.ref, self.scoring.recipe.datetime
@@ -135,12 +145,7 @@ class Assembly:
         maps = scene_maps.dense, computed.classes
         found, evidence, notes = self._peaks(*maps, mostly, predicted_TUK)
         if found is not None:
-            about = (
-                self.job.grid.extent,
-                self.layout.model_id,
-                self.layout.run_id,
-                self.job.ref.modified,
-            )
+            about = self.job.grid.extent, self.made, self.job.ref.modified
             vectors = vector_files(found, *about)
             files += [MadeFile(kind, data, len(found)) for kind, data in vectors.items()]
         files.append(self._quicklook(pixels, valid, evidence, found))
@@ -161,13 +166,10 @@ class Assembly:
         if self.scoring.mode == "tiles":
             border = "each tile's own, cut in the middle where tiles overlap"
         tags = {
-            "model_id": self.layout.model_id,
-            "run_id": self.layout.run_id,
+            **self.made,
             "scene": self.job.ref.scene,
             "pooling": spec.variant.pooling,
             "symmetries": "d4" if scoring.d4 else "none",
-            "mode": self.scoring.mode,
-            "engine": self.engine,
             "border_cells": border,
             "kind": kind,
             "tower": tower,
@@ -277,7 +279,8 @@ class Assembly:
             rows, cols = mine.row.to_numpy(), mine.col.to_numpy()
         extent = self.job.grid.extent
         shown = pixels, valid, (extent.height, extent.width)
-        return MadeFile("quicklook", quicklook(*shown, evidence, rows, cols, extent.scene))
+        data = quicklook(*shown, evidence, rows, cols, extent.scene, self.made)
+        return MadeFile("quicklook", data)
 
 
 class SceneMaps:

@@ -97,6 +97,8 @@ class Merged:
     """Maps that were written."""
     reasons: Counter[str]
     """Stage and error -> failed tiles."""
+    engine: str
+    """What computed the features: library and precision."""
 
 
 def block_file(
@@ -152,11 +154,11 @@ def merge(
                 if each is not None:
                     each(rows)
                 writer.write(rows)
-            writer.made["engine"] = "; ".join(sorted(engines))
+            engine = writer.made["engine"] = "; ".join(sorted(engines))
         run.publish(PREDICTIONS, path, rows=writer.rows)
     failed = pa.concat_tables(failures) if failures else FAILURES.empty_table()
     run.publish_table("failures.parquet", failed)
-    return Merged(blocks.tiles, failed.num_rows, maps, reasons)
+    return Merged(blocks.tiles, failed.num_rows, maps, reasons, engine)
 
 
 def _tables(storage: Storage, blocks: Blocks) -> Iterator[pa.Table]:

@@ -35,6 +35,7 @@ SCENES = pa.schema(
         pa.field("error", pa.string()),
         pa.field("mode", pa.string()),
         pa.field("why", pa.string()),
+        pa.field("engine", pa.string()),
         pa.field("drift", pa.float64()),
         pa.field("notes", pa.string()),
         pa.field("height", pa.int64()),
@@ -93,8 +94,13 @@ def close(
             continue
         table = pa.Table.from_pylist([_row(one) for one in some], schema=schema)
         run.publish_table(f"{base}{name}.parquet", table)
-    subtitle = f"run {run.run_id} · model {layout.model_id} · {bundle}"
-    _publish_page(run, results, subtitle)
+    about = f"run {run.run_id}", f"model {layout.model_id}", bundle, *engines_of(done)
+    _publish_page(run, results, " · ".join(about))
+
+
+def engines_of(done: Sequence[SceneResult]) -> list[str]:
+    """What computed the features of scenes: libraries and precisions."""
+    return sorted({one.engine for one in done if one.engine})
 
 
 def totals(results: Sequence[SceneResult], classes: Sequence[str]) -> dict[str, int]:
@@ -110,17 +116,17 @@ def lines(results: Sequence[SceneResult], classes: Sequence[str], most: int = 3)
     done = [one for one in results if one.status == "done"]
     tiles, found = sum(one.tiles for one in done), sum(one.detections for one in done)
     said = [
-        f"scored {len(done):,} of {len(results):,} scenes: {tiles:,} tiles (predictions/), "
-        f"{found:,} detections"
+        f"scored {len(done):,} of {counted(len(results), 'scene')}: {counted(tiles, 'tile')} "
+        f"(predictions/), {counted(found, 'detection')}"
     ]
     if tiles:
         said.append(predicted_line(totals(done, classes), tiles))
     noted = [f"{one.scene}: {note}" for one in done for note in one.notes]
     said += noted[:most]
     if len(noted) > most:
-        said.append(f"and {len(noted) - most:,} other notes (scenes table)")
+        said.append(f"and {counted(len(noted) - most, 'other note')} (scenes table)")
     reasons = Counter(f"{one.stage}: {one.error}" for one in results if one.status == "failed")
-    said += failure_lines(reasons, len(results), "scenes")
+    said += failure_lines(reasons, len(results), "scene")
     skipped = [one for one in results if one.status == "skipped"]
     said += [f"{one.scene}: skipped: {one.error}" for one in skipped[:most]]
     return said
@@ -134,7 +140,7 @@ def _publish_collection(run: Run, run_id: str, done: Sequence[SceneResult], layo
         [at for one in done for at in one.times],
         {
             "satray:mode": sorted({one.mode for one in done if one.mode}),
-            "satray:engine": sorted({one.engine for one in done if one.engine}),
+            "satray:engine": engines_of(done),
         },
     )
     run.publish(collection_path(run_id), to_bytes(collection))

@@ -18,7 +18,7 @@ from satray.data.georeference import world_files
 from satray.data.index import TileIndex, read_index
 from satray.data.match import is_image, with_extensions
 from satray.data.raster import MASK
-from satray.errors import InputError
+from satray.errors import InputError, counted
 from satray.models.spec import bundle_digest, bundle_digests, read_spec
 from satray.runs.run import Outcome, Run, digest_entries
 from satray.score.blocks import Blocks, Merged, merge
@@ -67,12 +67,12 @@ class Tiles:
         blocks = Blocks.of("", len(tiles), wanted.tile_bytes)
         towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
         lines = [
-            f"bundle: {', '.join(towers)}, {len(spec.classes)} classes ({spec.task}), "
+            f"bundle: {', '.join(towers)}, {counted(len(spec.classes), 'class')} ({spec.task}), "
             f"bands {', '.join(spec.bands)} in {spec.dtype}",
             f"tiles: {len(tiles):,} {'of a tile index' if tiles.source.indexed else 'images'}, "
-            f"{self.bytes / 1e6:,.1f} MB to read in {len(tiles):,} requests; delivered as "
+            f"{self.bytes / 1e6:,.1f} MB to read in {counted(len(tiles), 'request')}; delivered as "
             f"{wanted.height} x {wanted.width} px",
-            f"work: {blocks.count:,} blocks of {blocks.size} tiles; actors: "
+            f"work: {counted(blocks.count, 'block')} of {counted(blocks.size, 'tile')}; actors: "
             f"{recipe.resources.workers}, read tasks: {recipe.resources.read_tasks}",
         ]
         lines += self.notes
@@ -81,7 +81,8 @@ class Tiles:
         if maps.classes:
             names = ", ".join(spec.classes[k] for k in maps.classes)
             lines.append(
-                f"maps: {maps.kinds[0]}, of {names}: {len(tiles) * len(towers):,} files under cam/"
+                f"maps: {maps.kinds[0]}, of {names}: "
+                f"{counted(len(tiles) * len(towers), 'file')} under cam/"
             )
         return lines
 
@@ -98,11 +99,11 @@ class Tiles:
 
         merged = score_tiles(run, self._scoring(recipe), tiles, recipe.resources, count)
         scored = merged.tiles - merged.failed
-        summary = [f"scored {scored:,} of {merged.tiles:,} tiles: predictions/"]
+        summary = [f"scored {scored:,} of {counted(merged.tiles, 'tile')}: predictions/"]
         if scored:
             summary.append(predicted_line(predicted, scored))
         if maps.classes:
-            summary.append(f"{merged.maps:,} class activation maps: cam/")
+            summary.append(f"{counted(merged.maps, 'class activation map')}: cam/")
         return Outcome(
             counts={
                 "tiles": merged.tiles,
@@ -110,8 +111,8 @@ class Tiles:
                 "maps": merged.maps,
                 "classes": len(spec.classes),
             },
-            metrics={"predicted": dict(predicted)},
-            summary=(*summary, *failure_lines(merged.reasons, merged.tiles, "tiles")),
+            metrics={"engine": merged.engine, "predicted": dict(predicted)},
+            summary=(*summary, *failure_lines(merged.reasons, merged.tiles, "tile")),
             attempted=merged.tiles,
             failed=merged.failed,
             error_budget=recipe.error_budget,
@@ -222,7 +223,8 @@ def score_tiles(
     done = set() if fresh else blocks.finished(run.storage)
     todo = [number for number in range(blocks.count) if number not in done]
     if done:
-        run.say(f"going on: {len(done):,} of {blocks.count:,} blocks of tiles are scored already")
+        every = counted(blocks.count, "block")
+        run.say(f"going on: {len(done):,} of {every} of tiles are scored already")
     if todo:
         run.begin_writing()  # tasks write maps
         with run.activity("scoring"):
@@ -243,7 +245,7 @@ def score_tiles(
             )
             del loaded
             items = ((number, tiles.rows(blocks.rows(number))) for number in todo)
-            tally = Tally(run, sum(len(blocks.rows(number)) for number in todo), "tiles")
+            tally = Tally(run, sum(len(blocks.rows(number)) for number in todo), "tile")
             notes: Counter[str] = Counter()
             for count, noted in run_stages(stages, items, resources, tally, workers):
                 tally.count(count)

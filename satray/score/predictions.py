@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from satray.errors import counted
 from satray.score.outlines import SceneExtent, outlines
 
 OK = "ok"
@@ -277,13 +278,13 @@ def predicted_line(predicted: Mapping[str, int], tiles: int) -> str:
 
 
 def failure_lines(reasons: Counter[str], total: int, noun: str) -> list[str]:
-    """What of so many tiles or scenes failed, the commonest reasons first; nothing of none."""
+    """What of so many (`tile`, `scene`) failed, the commonest reasons first; nothing of none."""
     if not reasons:
         return []
-    lines = [f"{reasons.total():,} of {total:,} {noun} failed (failures table):"]
+    lines = [f"{reasons.total():,} of {counted(total, noun)} failed (failures table):"]
     lines += [f"  {count:,} x {said}" for said, count in reasons.most_common(REASONS_SAID)]
     rest = len(reasons) - REASONS_SAID
-    return lines + ([f"  and {rest:,} other reasons"] if rest > 0 else [])
+    return lines + ([f"  and {counted(rest, 'other reason')}"] if rest > 0 else [])
 
 
 def _table(

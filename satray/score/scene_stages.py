@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from satray.errors import DecodeError, SatrayError
+from satray.errors import DecodeError, SatrayError, counted
 from satray.runs.run import Product, write_product
 from satray.score.assemble import Assembly
 from satray.score.layout import Seen
@@ -329,7 +329,8 @@ class SceneNetwork:
             scores: WindowScores = scorer(shown.pixels_CHW, shown.measured_CHW, window, *fills)
             wrong = ~np.isfinite(scores.numbers.logits).all(axis=1) & scores.scored
             if wrong.any():
-                raise DecodeError(f"the network's output is not finite for {wrong.sum()} tiles")
+                tiles = counted(int(wrong.sum()), "tile")
+                raise DecodeError(f"the network's output is not finite for {tiles}")
             found.append(scores)
         return tuple(found)
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from satray.config.score import ScoreRecipe
-from satray.errors import DecodeError, InputError, MisfitError
+from satray.errors import DecodeError, InputError, MisfitError, counted
 from satray.models.spec import WEIGHTS, bundle_digest, bundle_digests, find_bundle, read_spec
 from satray.runs.run import Outcome, Run
 from satray.score import closing
@@ -60,7 +60,7 @@ class Scenes:
         towers = [f"{tower.name} ({tower.backbone})" for tower in spec.variant.towers]
         size = sum(ref.size for ref in found.scenes) / 1e6
         lines = [
-            f"bundle: {', '.join(towers)}, {len(spec.classes)} classes ({spec.task}), "
+            f"bundle: {', '.join(towers)}, {counted(len(spec.classes), 'class')} ({spec.task}), "
             f"bands {', '.join(spec.bands)} in {spec.dtype}",
             f"scenes: {len(found.scenes):,}, {size:,.1f} MB"
             + (f"; {len(found.failures):,} that are none" if found.failures else ""),
@@ -83,7 +83,7 @@ class Scenes:
                 lines.append(
                     f"{ref.scene}: {extent.height:,} x {extent.width:,} px, {grid.why}; "
                     f"{scoring.why}; {looked.px / 1e6:,.1f} Mpx through the network in "
-                    f"{looked.parts:,} parts"
+                    f"{counted(looked.parts, 'part')}"
                 )
                 lines += [f"{ref.scene}: {note}" for note in looked.notes]
             else:
@@ -190,7 +190,8 @@ def _score_all(found: Found, run: Run, bundle: "Bundle", scoring: Scoring) -> Ou
     """Score all scenes of a place."""
     results = {one.number: one for one in _finished(run)}
     if results:
-        run.say(f"going on: {len(results):,} of {len(found.scenes):,} scenes are done already")
+        total = counted(len(found.scenes), "scene")
+        run.say(f"going on: {len(results):,} of {total} are done already")
     todo = [SceneItem(n, ref) for n, ref in enumerate(found.scenes) if n not in results]
     results |= {one.number: one for one in _score(run, bundle, scoring, todo)}
     for number, failure in enumerate(found.failures, len(found.scenes)):
@@ -205,12 +206,12 @@ def _score_new(by: Pass, run: Run, bundle: "Bundle", scoring: Scoring, ledger: L
     items = [SceneItem(number, task.seen, task) for number, task in enumerate(by.todo)]
     results = _score(run, bundle, scoring, items, ledger)
     elsewhere = len(by.todo) - len(results)
-    said = (f"{elsewhere:,} scenes are in work elsewhere",) if elsewhere else ()
+    said = (f"in work elsewhere: {counted(elsewhere, 'scene')}",) if elsewhere else ()
     with run.activity("recovering"):
         adopted = _adopted(by, ledger)
     finished = sum(one.status == "done" for one in adopted)
     if finished:
-        run.say(f"{finished:,} scenes were finished by runs that were cut short")
+        run.say(f"finished by runs that were cut short: {counted(finished, 'scene')}")
     results += adopted
     if not results:
         return _judged(by, _idle(said), scoring.recipe.error_budget)
@@ -259,7 +260,7 @@ def _score(
         engine_for(recipe.engine, px, workers),
         ledger,
     )
-    tally, results = Tally(run, len(items), "scenes"), []
+    tally, results = Tally(run, len(items), "scene"), []
     with run.activity("scoring"):
         for result in run_stages(stages, items, recipe.resources, tally, workers):
             if result is not None:  # else another run has it
@@ -288,7 +289,11 @@ def _outcome_of(results: Sequence[SceneResult], scoring: Scoring) -> Outcome:
             "px": sum((one.height or 0) * (one.width or 0) for one in done),
             "classes": len(classes),
         },
-        metrics={"mode": scoring.mode, "predicted": closing.totals(done, classes)},
+        metrics={
+            "mode": scoring.mode,
+            "engine": "; ".join(closing.engines_of(done)),
+            "predicted": closing.totals(done, classes),
+        },
         summary=(*closing.lines(results, classes), f"mode: {scoring.why}"),
         attempted=len(results),
         failed=lost,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
 from satray.config.base import Resources
-from satray.errors import DecodeError
+from satray.errors import DecodeError, counted
 from satray.runs.executor import torch_here
 from satray.score.stages import (
     AHEAD,
@@ -87,7 +87,7 @@ class Tally:
         Args:
             run: told of progress.
             total: how many of them.
-            noun: what is counted: `scenes`, `tiles`.
+            noun: what is counted: `scene`, `tile`.
         """
         self._run, self._total, self._noun = run, total, noun
         self._start = time.perf_counter()
@@ -118,16 +118,17 @@ class Tally:
             return
         seconds = time.perf_counter() - self._start
         self._run.say(f"engine: {'; '.join(sorted(self._engines))}")
+        done = counted(self._done, self._noun)
         self._run.say(
-            f"{self._done:,} {self._noun} in {seconds:.1f} s, start of the processes included: "
-            f"{self._done / seconds:.2f} {self._noun} and {self._px / 1e6 / seconds:.2f} Mpx of "
+            f"{done} in {seconds:.1f} s, start of the processes included: "
+            f"{self._done / seconds:.2f} {self._noun}s and {self._px / 1e6 / seconds:.2f} Mpx of "
             "network input a second"
         )
 
     def _show(self) -> None:
         rate = self._px / 1e6 / (time.perf_counter() - self._start)
         self._run.progress(
-            f"scored {self._done:,} of {self._total:,} {self._noun}, {rate:.1f} Mpx a second"
+            f"scored {self._done:,} of {counted(self._total, self._noun)}, {rate:.1f} Mpx a second"
         )
 
 

@@ -44,6 +44,7 @@ def do(root: Path, name: str, **more: object) -> tuple:
     )
     record = perform(JOB, given, found, run)
     metrics = json.loads((root / name / "metrics.json").read_text())
+    assert metrics["engine"] == "eager fp32"
     assert metrics["caution"] in record.summary  # who reads figures alone is told, too
     return record, metrics["reproduction"]
 

@@ -54,7 +54,7 @@ def test_a_report_of_each_kind(tmp_path, undrawn, task, classes, variant) -> Non
     names = ("average_precision", "precision_recall", "roc", "reliability", "errors",
              "tail_accuracy", "tail_quantiles")  # fmt: skip
     assert {"report.html", *(f"plots/{name}.png" for name in names)} == paths
-    assert [name for name in classes if name not in said] == []
+    assert [name for name in (*classes, "eager fp32") if name not in said] == []
     assert ("mAP" in said) == (task != "binary")
     shelves = [ends(found.quality.scored, k) for k in range(len(classes))]
     wrong = (found.quality.scored.predicted != found.quality.scored.labels).sum()
@@ -83,7 +83,7 @@ def test_the_page_says_what_there_is_to_say(tmp_path, undrawn) -> None:
          ["No decision is wrong"], 0),
         (replace(found, spec=rule, quality=measure(found.predicted, rule, 0), comparison=other),
          ["No tile is given this class", "does not reproduce run oooooo", "No cause was found"], 1),
-        (replace(found, failed=3, quality=warned, comparison=causes),
+        (replace(found, merged=replace(found.merged, failed=3), quality=warned, comparison=causes),
          ["3 tiles could not be predicted", "majority trap", "torch differs: <a> then, b now"], 1),
     ):  # fmt: skip
         page, told, _ = report(case, tmp_path)

@@ -62,8 +62,8 @@ def test_differences_do_not_cancel_and_no_number_is_not_the_same(now, then, same
 
 def test_tiles_of_one_run_only() -> None:
     found = compare(logits("abc", np.zeros(6)), logits("bcd", np.ones(6)), CLASSES, 1e-4)
-    assert "1 tiles (a) only in this run" in found.line()
-    assert "1 tiles (d) only in the earlier run" in found.line()
+    assert "1 tile (a) only in this run" in found.line()
+    assert "1 tile (d) only in the earlier run" in found.line()
     plain = json.loads(json.dumps(found.document()))
     names = ("same", "compared", "over", "only_here", "only_there")
     assert [plain[name] for name in names] == [False, 2, 2, 1, 1]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from affine import Affine
 
 from satray import __version__
-from satray.errors import InputError
+from satray.errors import InputError, counted
 from satray.runs.run import Product, to_json
 from satray.score.outlines import SceneExtent, bbox_of, union_of
 from satray.score.products import names
@@ -323,7 +323,7 @@ def collection_of(
     home, known = names.collection_path(made_by.run_id), sorted(filter(None, map(parse, times)))
     described = pystac.Collection(
         id=made_by.run_id,
-        description=f"{len(scenes):,} scenes scored by the model {made_by.model_id}",
+        description=f"{counted(len(scenes), 'scene')} scored by the model {made_by.model_id}",
         extent=pystac.Extent(
             pystac.SpatialExtent([union_of(boxes)]),
             pystac.TemporalExtent([[known[0], known[-1]]]),

@@ -21,7 +21,7 @@ Legend: K classes, h x w feature cells, N detections or points, T x U tiles.
 import io
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -174,12 +174,12 @@ _stamping = threading.Lock()
 
 
 def vector_files(
-    found: "pd.DataFrame", extent: SceneExtent, model_id: str, run_id: str, changed: datetime
+    found: "pd.DataFrame", extent: SceneExtent, made: Mapping[str, str], changed: datetime
 ) -> dict[str, bytes]:
     """Detections as files, by kind of product; valid also of no detection.
 
-    Columns: scene, class, score, row, col (stored px), x, y (the scene's CRS), lon, lat, model_id,
-    run_id, geometry (null where there is none); of GeoParquet also crs and bbox.
+    Columns: scene, class, score, row, col (stored px), x, y (the scene's CRS), lon, lat, those of
+    `made`, geometry (null where there is none); of GeoParquet also crs and bbox.
 
     - `detections`: GeoPackage with the layer `LAYER`;
     - `detections_parquet`: GeoParquet 1.1 with a covering;
@@ -189,8 +189,7 @@ def vector_files(
     Args:
         found: as `detect` gives them.
         extent: the scene's.
-        model_id: the bundle's.
-        run_id: the run's.
+        made: what made them, the same for all: `model_id`, `run_id`, `mode`, `engine`.
         changed: written as the time of the last change: the same detections give the same bytes.
 
     Raises:
@@ -200,8 +199,8 @@ def vector_files(
     import pyogrio
     import pyproj
 
-    table = found.assign(scene=extent.scene, model_id=model_id, run_id=run_id)
-    table = table.astype(dict.fromkeys(("scene", "class", "model_id", "run_id"), "str"))
+    table = found.assign(scene=extent.scene, **made)
+    table = table.astype(dict.fromkeys(("scene", "class", *made), "str"))
     table.insert(0, "scene", table.pop("scene"))
 
     def placed(x: str, y: str, crs: str | None) -> Any:

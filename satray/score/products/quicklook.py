@@ -5,12 +5,15 @@ Legend: C bands shown (3 or 1), H x W pixels of the picture, h x w cells, K clas
 
 import io
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
+
+from satray.errors import counted
 
 LONGEST = 1024
 """Longer side of the whole picture, px, at most."""
@@ -59,6 +62,7 @@ def quicklook(
     rows: Floats,
     cols: Floats,
     title: str,
+    made: Mapping[str, str],
 ) -> bytes:
     """Draw a PNG of at most `LONGEST` px a side.
 
@@ -71,8 +75,10 @@ def quicklook(
         rows: of detections of that class, the likeliest first, stored px.
         cols: of the same, stored px.
         title: one line for the legend.
+        made: what made it; the file's text fields.
     """
     from PIL import Image, ImageDraw
+    from PIL.PngImagePlugin import PngInfo
 
     from satray.report.tiles import overlaid, stretched
 
@@ -97,9 +103,11 @@ def quicklook(
     picture = Image.new("RGB", (wide, H + LEGEND), "white")
     picture.paste(scene, ((wide - W) // 2, 0))
     picture.paste(_legend(wide, evidence, top, len(rows), title), (0, H))
-    sink = io.BytesIO()
+    sink, fields = io.BytesIO(), PngInfo()
+    for name, text in made.items():
+        fields.add_text(name, text)
     # zlib's search for repeated strings takes four fifths of the time, and makes files larger
-    picture.save(sink, format="PNG", compress_type=zlib.Z_RLE)
+    picture.save(sink, format="PNG", compress_type=zlib.Z_RLE, pnginfo=fields)
     return sink.getvalue()
 
 
@@ -161,6 +169,6 @@ def _legend(width: int, evidence: Evidence | None, top: float, count: int, title
     drawing.text((76, 38), words, INK, font, anchor="lm")
     if width >= 400:
         most = f"{MOST:,} of " if count > MOST else ""
-        words = f"○ {most}{count:,} detections"
+        words = f"○ {most}{counted(count, 'detection')}"
         drawing.text((width - 8, 38), words, INK, font, anchor="rm")
     return strip

@@ -9,6 +9,7 @@ import maps_material as material
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset
+import pyarrow.parquet as pq
 import pyogrio
 import pystac
 import pytest
@@ -139,3 +140,29 @@ def test_pictures_and_page(out):
     for link in links:  # local, and there
         assert link[0] == "#" or (page.parent / unquote(link)).is_file()
     assert {"x y/S2 é.tif", "plain.tif"} <= set(found.text)
+
+
+def test_each_says_what_computed(out):
+    """Library, precision and mode: in each file of a scene, and of the run."""
+    made = {"model_id", "run_id", "mode", "engine"}
+    base, item = out / "detections" / NAME, json.loads((out / "items" / f"{NAME}.json").read_text())
+    with (
+        rasterio.open(out / "cam" / f"{NAME}.tif") as source,
+        Image.open(out / "quicklooks" / f"{NAME}.png") as picture,
+    ):
+        told = [source.tags(), picture.text]
+    told += [json.loads(Path(f"{base}.geojson").read_text())["features"][0]["properties"]]
+    told += pyogrio.read_dataframe(f"{base}.gpkg").to_dict("records")
+    told += pq.read_table(f"{base}.parquet").to_pylist()
+    assert len(told) == 7
+    (same,) = {tuple(one[name] for name in sorted(made)) for one in told}
+    assert same == ("eager fp32", "dense", item["properties"]["satray:model_id"], "abcdefabcdef")
+    engine = "eager fp32"
+    table = pq.read_metadata(out / "predictions" / f"{NAME}.parquet").metadata
+    assert table[b"satray:engine"] == engine.encode()
+    assert item["properties"]["satray:engine"] == engine
+    collection = json.loads((out / "runs" / "abcdefabcdef.collection.json").read_text())
+    assert collection["summaries"]["satray:engine"] == [engine]
+    assert set(pq.read_table(out / "scenes.parquet")["engine"].to_pylist()) == {engine}
+    assert json.loads((out / "run.json").read_text())["metrics"]["engine"] == engine
+    assert engine in (out / "runs" / "abcdefabcdef.html").read_text()

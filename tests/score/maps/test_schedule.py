@@ -209,7 +209,7 @@ def test_claims_of_others(schedule, inline):
     px, inline.opening = inline.px, lambda number: schedule.claim("a.tif", "d" * 12)
     second = schedule.run()
     assert (second.idle, inline.px) == (True, px)
-    assert second.says("1 scenes are in work elsewhere")
+    assert second.says("in work elsewhere: 1 scene")
     inline.opening = None
     schedule.silent()
     assert schedule.run().scenes == ["a.tif"]

@@ -34,6 +34,7 @@ UTM = (10.0, 0.0, 448000.0, 0.0, -10.0, 5411000.0)
 TURNED = (8.0, 6.0, 448000.0, 6.0, -8.0, 5411000.0)
 CELLS = Affine.translation(0.5 - 16, 0.5 - 16) @ Affine.scale(32)  # centre 0.5, stride 32
 NOW = datetime(2026, 5, 1, 10, tzinfo=UTC)
+MADE = {"model_id": "m", "run_id": "r", "engine": "eager"}
 NAMES = ("ship", "haze & été")
 HOSTILE = 'a/é "\n\\</script>\u2028.tif'
 SMALL = arrays(np.float64, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.one_of(
@@ -204,8 +205,8 @@ def test_a_dot_is_where_it_is_in_all_files(crs: str | None, affine) -> None:
     assert (found.row.tolist(), found.col.tolist()) == ([160.5, 64.5], [224.5, 64.5])
     x, y = Affine(*(affine or (1, 0, 0, 0, -1, 0))) @ (224.5, 160.5)
     assert (found.x[0], found.y[0]) == pytest.approx((x, y), abs=1e-6)
-    files = vector_files(found, where, "m", "r", NOW)
-    assert vector_files(found, where, "m", "r", NOW) == files
+    files = vector_files(found, where, MADE, NOW)
+    assert vector_files(found, where, MADE, NOW) == files
     data = io.BytesIO(files["detections_parquet"])
     package = pyogrio.read_dataframe(io.BytesIO(files["detections"]), layer=LAYER)
     for ours, theirs in ((found.x, package.geometry.x), (found.y, package.geometry.y)):
@@ -249,19 +250,19 @@ def test_wanted_classes_edges_and_far_points(tmp_path) -> None:
     over = scene("EPSG:3832", (1e3, 0.0, 3.2e6, 0.0, -1e3, 2e6))
     found = found_of(dots((0, 5, 1), (1, 2, 13)), over)
     assert (found.lon[0] > 178, found.lon[1] < -177) == (True, True)
-    data = io.BytesIO(vector_files(found, over, "m", "r", NOW)["detections_parquet"])
+    data = io.BytesIO(vector_files(found, over, MADE, NOW)["detections_parquet"])
     near = geopandas.read_parquet(data, bbox=(-180, -90, -177, 90))
     assert near["class"].tolist() == ["haze & été"]
     # this scene lies beyond its projection's range
     far = scene("EPSG:32631", (1e12, 0.0, 0.0, 0.0, -10.0, 5411000.0))
     wild = found_of(dots((0, 5, 7)), far)
     assert np.isnan(wild.lon).all()
-    data = io.BytesIO(vector_files(wild, far, "m", "r", NOW)["detections_parquet"])
+    data = io.BytesIO(vector_files(wild, far, MADE, NOW)["detections_parquet"])
     assert pq.read_table(data)["geometry"].null_count == 1
     # none are valid files
     none = found_of(dots(), scene())
     assert len(none) == 0
-    files, path = vector_files(none, scene(), "m", "r", NOW), tmp_path / "d.gpkg"
+    files, path = vector_files(none, scene(), MADE, NOW), tmp_path / "d.gpkg"
     path.write_bytes(files["detections"])
     assert len(pyogrio.read_dataframe(path)) == 0
     assert len(geopandas.read_parquet(io.BytesIO(files["detections_parquet"]))) == 0

@@ -45,7 +45,8 @@ def opened(data: bytes) -> np.ndarray:
 
 def drawn(shown: View, evidence: Evidence | None = None, *points: float, name="a") -> np.ndarray:
     """The picture with its legend; points are rows and columns, one after the other."""
-    return opened(quicklook(*shown, evidence, np.array(points[::2]), np.array(points[1::2]), name))
+    places = np.array(points[::2]), np.array(points[1::2])
+    return opened(quicklook(*shown, evidence, *places, name, {}))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_the_page_shows_what_was_found_and_what_failed() -> None:
         result("broken.tif", "failed", stage="open", error="truncated at row 7"),
         result("old.tif", "skipped", error="another run has taken it over"),
     )
-    jpeg = small(quicklook(*view(), None, np.empty(0), np.empty(0), "x"))
+    jpeg = small(quicklook(*view(), None, np.empty(0), np.empty(0), "x", {}))
     page = run_page("r1", results, {"b 2.tif": jpeg}, "s")
     found = checked(page, beside=("../quicklooks/",))
     links = [a["href"] for name, a in found.elements if name == "a" and a["href"][0] != "#"]
