@@ -8,7 +8,7 @@ from bench import __main__, gpu
 
 
 def test_a_gpu_is_measured_where_there_is_none(capsys):
-    options = "--device cpu --seconds 0.1 --size 32 --batch 4 --tiles 24 --ways step,disk"
+    options = "--device cpu --seconds 0.1 --size 32 --batch 4 --tiles 24 --ways disk --cache"
     assert gpu.main([*options.split(), "--networks", "simple_cnn"]) == 0
     out = capsys.readouterr().out.splitlines()
     figures = json.loads(out[-1])["figures"]
