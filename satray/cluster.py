@@ -42,6 +42,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noq
 
 LOCAL = "satray.local"
 """Resource that marks a Ray which was started for one job, for all of its processes to see."""
+NODE = "CPU node"
+"""What else is waited for, beside Ray's resources."""
 SPARE = 2.0
 """CPUs that workers leave: Ray Data gives each of two streams what is left, rounded down."""
 LOCAL_READ_CPUS = 0.5
@@ -193,6 +195,21 @@ def readers(resources: Resources, busy: float = 0.0) -> Readers:
     return Readers(min(max(1, free), max(2, cores())) if wanted == "auto" else wanted)
 
 
+def await_readers(resources: Resources, say: Callable[[str], None]) -> Readers:
+    """What reads for a job that has no workers; a cluster's first CPU is waited for. Ray is up.
+
+    Args:
+        resources: what the job asks for.
+        say: told what is waited for.
+
+    Raises:
+        SatrayError: it did not come within `resources.wait`.
+    """
+    if not is_local():
+        _await({"CPU": 1}, [{"CPU": 1.0}], resources.wait, say)
+    return readers(resources)
+
+
 def cpus_of(nodes: Sequence[float], count: int) -> int:
     """Most CPUs that each of `count` workers can hold: they fit on the nodes, and `SPARE` is left.
 
@@ -228,13 +245,18 @@ def allot(
     if not is_local():
         each = {"CPU": 1.0} | ({"GPU": gpu_share} if gpu else {})
         # a worker takes one CPU, and reading tiles another: else they wait for each other
-        wanted = {"CPU": count + 1}
+        wanted, bundles, strategy = {"CPU": count + 1}, [each] * count + [{"CPU": 1.0}], "PACK"
         if gpu:  # a share never spans two
             wanted["GPU"] = math.ceil(count / math.floor(1 / gpu_share + 1e-9))
-        _await(wanted, [each] * count + [{"CPU": 1.0}], resources.wait, say)
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    cpus = 1 if gpu else cpus_of(nodes, count)
-    cpus = min(cpus, cores()) if is_local() else cpus
+        elif 1 < count > len(cpu_nodes()) and _can_start([{"CPU": 2.0}] * count):
+            # a node each, since it takes all its CPUs: else they would share what is up first
+            wanted[NODE], bundles, strategy = count, [{"CPU": 2.0}] * count, "STRICT_SPREAD"
+        _await(wanted, bundles, resources.wait, say, strategy)
+    cpus = 1 if gpu else cpus_of(cpu_nodes(), count)
+    if is_local():
+        cpus = min(cpus, cores())
+    elif not gpu:
+        say(f"{counted(count, 'worker')} without GPUs: {counted(cpus, 'CPU')} each")
     return Workers(count, gpu, cpus, readers(resources, busy=count * cpus), gpu_share)
 
 
@@ -265,6 +287,12 @@ def spans_machines() -> bool:
     return node_count() > 1 or (not is_local() and _can_start([{"CPU": 0.001}] * 2))
 
 
+def cpu_nodes() -> list[float]:
+    """CPUs of each live node that has any."""
+    cpus = (node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+    return [each for each in cpus if each > 0]
+
+
 def node_count() -> int:
     """Number of live nodes."""
     return sum(node["Alive"] for node in ray.nodes())
@@ -286,6 +314,8 @@ def use_threads(count: int) -> None:
 
 
 def _total(resource: str) -> float:
+    if resource == NODE:
+        return len(cpu_nodes())
     return float(ray.cluster_resources().get(resource, 0.0))
 
 
@@ -306,6 +336,7 @@ def _await(
     bundles: list[dict[str, float]],
     minutes: float,
     say: Callable[[str], None],
+    strategy: str = "PACK",
 ) -> None:
     """Wait until the cluster has what is wanted; `bundles` ask its autoscaler for it."""
 
@@ -317,7 +348,7 @@ def _await(
         return
     say(f"waiting for the cluster to have {line}, {minutes:g} minutes at most (resources.wait)")
     begun = time.monotonic()
-    with _asking(bundles, "PACK"):
+    with _asking(bundles, strategy):
         while line := lacking():
             if time.monotonic() - begun > 60 * minutes:
                 raise SatrayError(
@@ -391,6 +422,18 @@ def run_once(function: Callable[..., T], *args: Any, workers: Workers | None = N
     threads = 0 if workers.gpu else workers.cpus
     gpus = workers.gpu_share if workers.gpu else 0
     with tasks(function, workers.cpus, gpus=gpus, threads=threads) as submit:
+        return submit(*args).result()
+
+
+def call_anywhere(function: Callable[..., T], *args: Any) -> T:
+    """Call a function on some node of a cluster, on one CPU; in this process where Ray is local.
+
+    Raises:
+        SatrayError: as `run_once`.
+    """
+    if is_local():
+        return function(*args)
+    with tasks(function, cpus=1) as submit:
         return submit(*args).result()
 
 

@@ -95,6 +95,7 @@ def test_calls_and_blocks_give_what_they_give_and_fail_in_one_line(ray_session):
         return list(each_block(work, blocks, Resources(), ray=True, ordered=True))
 
     assert cluster.run_once(operator.add, 2, 3) == 5
+    assert cluster.call_anywhere(os.getpid) == os.getpid()
     # As urgent as this process: beside another busy program it would else hardly be served.
     assert cluster.run_once(threads) == (sessions.cores(), os.nice(0))
     assert done([1, 2, 1]) == [1, 0, 1]

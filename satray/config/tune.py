@@ -108,7 +108,7 @@ class TuneRecipe(Recipe):
     seed: Natural = key(0, "seed of the search, and of every trial where base and space give none")
     concurrent: Literal["auto"] | Count = key(
         "auto",
-        "trials at once, never more than fit; auto: as many as fit the resources at hand",
+        "trials at once, never more than fit what is up when the first begin; auto: as many as fit",
         identity=False,
     )
     gpu_share: Factor = key(

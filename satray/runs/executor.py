@@ -68,6 +68,7 @@ def each_block(
     *,
     ray: bool,
     ordered: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[T]:
     """Call a function on each block, several at once and ahead of the caller.
 
@@ -77,19 +78,20 @@ def each_block(
         resources: `read_tasks` says how many at once.
         ray: whether they are Ray tasks; Ray is up then. Else threads.
         ordered: results come in the blocks' order; else as they are ready.
+        say: told what of a cluster is waited for.
 
     Yields:
         What the function returns.
 
     Raises:
         SatrayError: from Ray, what the function raised as it was, or a line about what else ended
-            it. From threads, whatever the function raised.
+            it, or that no CPU came. From threads, whatever the function raised.
     """
     with ExitStack() as ends:
         if ray:
             from satray import cluster  # which imports Ray
 
-            readers = cluster.readers(resources)
+            readers = cluster.await_readers(resources, say)
             submit = ends.enter_context(cluster.tasks(function, readers.cpus))
             ahead = readers.at_once or AHEAD
         else:

@@ -87,13 +87,14 @@ def fit(
     storage.delete(stopped)
     if checkpoints.is_done(storage, run.state, setup.plan):
         return
-    workers = workers or cluster.allot(setup.recipe.resources, run.say)
-    channel = cluster.ProgressChannel()
     task = Task.of(setup, run, initial)
+    if workers is None:
+        workers = cluster.allot(setup.recipe.resources, run.say)
+        for line in cluster.call_anywhere(cache_lines, task.train.cache):
+            run.say(line)
+    channel = cluster.ProgressChannel()
     kind = "GPU" if workers.gpu else "CPU"
     run.say(f"training on {workers.count} {kind} worker{'s' if workers.count > 1 else ''}")
-    for line in cache_lines(task.train.cache):
-        run.say(line)
     with channel.watch(listen, run.say):
         try:
             _trainer(functools.partial(_work, task, channel, workers), task, run, workers).fit()

@@ -72,8 +72,6 @@ def extract(setup: Setup, run: Run, weights: str, uri: str) -> FeatureTable:
 def _extract(setup: Setup, run: Run, weights: str, uri: str) -> None:
     begun, storage, recipe = time.perf_counter(), run.storage, setup.recipe
     sources = {split: setup.source(split, storage) for split in SPLITS}
-    for line in cache_lines(sources["train"].cache):
-        run.say(line)
     tiles = {split: len(source) for split, source in sources.items()}
     views = views_of(recipe, setup.index.meta.tile_shape)
     blocks = blocks_of(tiles, sources["train"].spec.nbytes, views, recipe.input.size)
@@ -89,6 +87,9 @@ def _extract(setup: Setup, run: Run, weights: str, uri: str) -> None:
     )
     stages = _Stages(setup.without_table(), storage, weights, uri)
     workers = _workers(recipe.resources, len(todo), run) if run.ray else None
+    cache = sources["train"].cache
+    for line in cluster.call_anywhere(cache_lines, cache) if run.ray else cache_lines(cache):
+        run.say(line)
     tally, now = Tally(run, images, "images"), dict[str, dict[str, Any]]()
     for block, said in run_stages(stages, items, recipe.resources, tally, workers):
         now[block.file] = said
@@ -126,12 +127,17 @@ def _extract(setup: Setup, run: Run, weights: str, uri: str) -> None:
 
 
 def _workers(resources: Resources, blocks: int, run: Run) -> cluster.Workers:
-    """One actor a GPU; or one a node, which takes all its cores. A CPU is left to read tasks."""
+    """One actor a GPU; or one a node, which takes all its cores. A CPU is left to read tasks.
+
+    Of a cluster no fewer than `resources.workers`: it may have nothing up yet.
+    """
     gpu = cluster.use_gpus(resources, run.say)
     there = ray.cluster_resources()
-    most = int(there.get("GPU", 1)) if gpu else cluster.node_count()
-    count = max(1, min(most, int(there.get("CPU", 0)) - 1, blocks))
-    return cluster.allot(resources, run.say, count=count)
+    most = int(there.get("GPU", 1)) if gpu else len(cluster.cpu_nodes())
+    most = min(most, int(there.get("CPU", 0)) - 1)
+    if not cluster.is_local():
+        most = max(most, resources.workers)
+    return cluster.allot(resources, run.say, count=max(1, min(most, blocks)))
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,15 @@ def nodes(tmp_path: Path) -> Iterator[Cluster]:
     found.end()
 
 
+BLOCKS = """
+import os
+from satray.runs.executor import each_block
+speak = lambda line: print(line, flush=True)
+alone = not cluster.spans_machines()
+done = list(each_block(abs, [-1, -2], Resources(wait=2), ray=True, ordered=True, say=speak))
+print(json.dumps([alone, done, cluster.call_anywhere(os.getpid) != os.getpid()]))
+"""
+
 TAKE = """
 workers = cluster.allot(Resources(workers={workers}, gpus="{gpus}", wait={wait}), say)
 print(json.dumps([workers.gpu, workers.count, workers.cpus, cluster.spans_machines(), said]))
@@ -123,15 +132,16 @@ print(json.dumps([workers.gpu, workers.count, workers.cpus, cluster.spans_machin
 
 
 def test_auto_takes_gpus_that_the_cluster_can_start(nodes: Cluster, tmp_path: Path) -> None:
-    """Its head alone is up; the autoscaler's node types have GPUs."""
+    """Its head alone is up; the autoscaler's node types have GPUs. Without: a node a worker."""
     kinds = {
         "ray.head.default": {"resources": {"CPU": 0}, "max_workers": 0},
+        "reader": {"resources": {"CPU": 4}, "min_workers": 0, "max_workers": 2},
         "gpu": {"resources": {"CPU": 2, "GPU": 1}, "min_workers": 0, "max_workers": 2},
     }
     provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
     config = {
         "cluster_name": "test",
-        "max_workers": 2,
+        "max_workers": 4,
         "provider": {
             "type": "external",
             "module": provider,
@@ -159,48 +169,73 @@ def test_auto_takes_gpus_that_the_cluster_can_start(nodes: Cluster, tmp_path: Pa
         "--num-cpus=0", f"--autoscaling-config={tmp_path / 'cluster.json'}",
         RAY_FAKE_CLUSTER="1", RAY_CLOUD_INSTANCE_ID=HEAD, RAY_OVERRIDE_NODE_ID_FOR_TESTING=HEAD,
     )  # fmt: skip
+    gpu, count, cpus, several, said = nodes.told(TAKE.format(workers=2, gpus="no", wait=2))
+    assert (gpu, count, cpus, several) == (False, 2, 3, True)  # two nodes of 4, and 2 for readers
+    assert "2 CPU nodes (it has " in said[0]
+    assert said[2:] == ["2 workers without GPUs: 3 CPUs each"]
     gpu, count, cpus, several, said = nodes.told(TAKE.format(workers=2, gpus="auto", wait=2))
     assert (gpu, count, cpus, several) == (True, 2, 1, True)
     taken, waiting, there = said
     assert taken == "resources.gpus=auto: no GPU is up; taking a GPU, which the cluster can start"
-    assert waiting.startswith("waiting for the cluster to have 3 ")
-    assert "2 GPUs (it has " in waiting
+    assert waiting.startswith("waiting for the cluster to have 2 GPUs (it has ")
     assert "2 minutes at most (resources.wait)" in waiting
     assert there.startswith("the cluster has them after ")
 
 
-READ = """
-import ray
-def read(batch):
-    begun = time.time()
-    time.sleep(0.5)
-    return {"begun": [begun], "ended": [time.time()]}
-readers = cluster.readers(Resources())
-data = ray.data.range(48, override_num_blocks=48).map_batches(
-    read, batch_size=None, num_cpus=readers.cpus, concurrency=readers.at_once
-)
-spans = [(row["begun"], row["ended"]) for row in data.iter_rows()]
-print(json.dumps([max(sum(b <= at < e for b, e in spans) for at, _ in spans)]))
+LACKING = """
+lines = []
+for asked in ({"gpus": "yes"}, {"workers": 2, "gpus": "no"}):
+    try:
+        cluster.allot(Resources(wait=0.02, **asked), say)
+    except SatrayError as error:
+        lines.append(str(error))
+print(json.dumps(lines))
 """
-"""A consumer that takes whatever comes; printed: the most read tasks at once."""
+
+READ = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from data.tile_archive import source_of
+from satray.data.order import WholeOrder
+from satray.data.read import errors_of
+from satray.data.stream import tile_dataset
+from satray.errors import InputError
+from satray.storage import Storage
+class Slow(Storage):
+    def read(self, uri, version=None):
+        begun = time.time()
+        time.sleep(3)
+        raise InputError(f"{{os.getpid()}} {{begun}} {{time.time()}}")
+source, errors = source_of("nowhere", storage=Slow()), {{}}
+order, readers = WholeOrder(len(source)), cluster.readers(Resources())
+dataset = tile_dataset(source, order, batch=1, readers=readers, deterministic=True)
+for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+    errors |= errors_of(table)
+reads = [tuple(map(float, line.split())) for line in errors.values()]
+busy = [len({{task for task, begun, ended in reads if begun <= at < ended}}) for _, at, _ in reads]
+print(json.dumps([len(reads) == len(source), max(busy)]))
+"""
+"""A stream whose consumer takes whatever comes, of tiles that are slow; printed: whether all were
+read, and the most read tasks at once."""
 
 
 def test_a_cluster_without_an_autoscaler_is_waited_for_and_read_from(nodes: Cluster) -> None:
-    nodes.start_head("--num-cpus=2")
+    nodes.start_head("--num-cpus=0")
+    driver = nodes.run(BLOCKS)
+    assert driver.stdout is not None
+    line = driver.stdout.readline()
+    assert line.startswith("waiting for the cluster to have 1 CPU (it has 0), 2 minutes at most")
+    nodes.start(f"--address={nodes.address}", "--num-cpus=2")
+    assert told(driver) == [True, [1, 2], True]
     gpu, _, cpus, several, said = nodes.told(TAKE.format(workers=1, gpus="auto", wait=0.1))
-    assert (gpu, cpus, several) == (False, 1, False)
-    assert said == ["resources.gpus=auto: no GPU is up; taking CPUs: the cluster can start no GPU"]
-    (line,) = nodes.told(
-        "try:\n    cluster.allot(Resources(gpus='yes', wait=0.02), say)\n"
-        "except SatrayError as error:\n    print(json.dumps([str(error)]))\n"
-    )
-    assert line.startswith("resources.wait=0.02: the cluster still lacks 1 GPU (it has 0)")
-    (line,) = nodes.told(
-        "try:\n    cluster.allot(Resources(workers=2, gpus='no', wait=0.02), say)\n"
-        "except SatrayError as error:\n    print(json.dumps([str(error)]))\n"
-    )
-    assert line.startswith("resources.wait=0.02: the cluster still lacks 3 CPUs (it has 2)")
-    assert nodes.told(READ) == [2]
+    assert (gpu, cpus, several) == (False, 1, True)
+    assert said == [
+        "resources.gpus=auto: no GPU is up; taking CPUs: the cluster can start no GPU",
+        "1 worker without GPUs: 1 CPU each",
+    ]
+    gpus, cpus = nodes.told(LACKING)
+    assert gpus.startswith("resources.wait=0.02: the cluster still lacks 1 GPU (it has 0)")
+    assert cpus.startswith("resources.wait=0.02: the cluster still lacks 3 CPUs (it has 2)")
     driver = nodes.run(TAKE.format(workers=1, gpus="yes", wait=2))
     time.sleep(5)
     nodes.start(f"--address={nodes.address}", "--num-cpus=4", "--num-gpus=1")
@@ -208,5 +243,6 @@ def test_a_cluster_without_an_autoscaler_is_waited_for_and_read_from(nodes: Clus
     assert (gpu, several) == (True, True)
     assert said[0].startswith("waiting for the cluster to have 1 GPU (it has 0), 2 minutes")
     assert said[1].startswith("the cluster has them after ")
-    (most,) = nodes.told(READ)
+    whole, most = nodes.told(READ)
+    assert whole
     assert 4 <= most <= 6  # as many as there are CPUs; a process more may be late
