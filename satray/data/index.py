@@ -223,6 +223,8 @@ def write_index(groups: Iterable[pa.Table], run: Run) -> None:
 def read_index(uri: str, storage: Storage) -> TileIndex:
     """Read a tile index.
 
+    Its digest is taken of the bytes that are read, not from run.json: they may have changed since.
+
     Args:
         uri: the `out` of a finished prepare run (exactly the files that its run.json lists are
             read), its `index/` folder, or one Parquet file.

@@ -218,7 +218,10 @@ def _as_texts(column: pa.ChunkedArray) -> tuple[pa.Array, bool] | None:
 
 
 def _read_csv(data: bytes) -> pa.Table:
-    """Its columns as texts; a line that is no row is an error of Arrow's, which names it."""
+    """Its columns as texts; a line that is no row is an error of Arrow's, which names it.
+
+    Not by pandas, which fills rows that are too short with empty cells.
+    """
     start = codecs.getincrementaldecoder("utf-8-sig")().decode(data[: 1 << 16])
     lines = start.lstrip("\r\n").splitlines(keepends=True)
     headers = {mark: next(csv.reader(lines, delimiter=mark), []) for mark in ",\t;|"}

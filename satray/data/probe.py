@@ -5,6 +5,7 @@ travels, is kept and is held as compressed Arrow streams, a few bytes a tile; a 
 interrupted reads only what is not kept yet.
 """
 
+import contextlib
 import io
 import json
 import zlib
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from satray import __version__
 from satray.config.prepare import PrepareRecipe
 from satray.data.decode import TileHeader, decode, read_files
 from satray.data.georeference import world_at
@@ -246,18 +248,21 @@ def gather(listed: pa.Table, recipe: PrepareRecipe, run: Run) -> Archive:
 
     size = max(1, min(MOST, -(-len(listed) // BLOCKS)))
     starts = {_name(row, min(row + size, len(listed))): row for row in range(0, len(listed), size)}
-    # blocks of another size, as other versions kept them, are read anew
-    kept = {entry.key: entry.uri for entry in storage.list(folder) if entry.key in starts}
-    for _, data in storage.read_many(list(kept.values())):
+    # blocks of another size or version, and those that a disk has damaged, are read anew
+    kept = [entry for entry in storage.list(folder) if entry.key in starts]
+    for place, data in storage.read_many([entry.uri for entry in kept]):
         if isinstance(data, Exception):
             raise data
-        add(data)
-    if kept:
+        with contextlib.suppress(pa.ArrowException, OSError, IndexError):
+            archive.add(data)
+            del starts[kept[place].key]
+    if archive.read:
         run.say(f"{archive.read:,} of {len(listed):,} images were read before")
-    todo = (block_of(listed, row, row + size) for name, row in starts.items() if name not in kept)
+    todo = (block_of(listed, row, row + size) for row in starts.values())
     task = partial(_read_block, recipe=recipe, storage=storage, folder=folder)
-    for block in each_block(task, todo, recipe.resources, ray=run.ray):
-        add(block)
+    if starts:
+        for block in each_block(task, todo, recipe.resources, ray=run.ray, say=run.say):
+            add(block)
     return archive
 
 
@@ -293,8 +298,8 @@ def describe_headers(groups: Sequence[Alike], meta: IndexMeta | None = None) -> 
 
 
 def _name(start: int, stop: int) -> str:
-    """The file of a block: its first and its last row."""
-    return f"{start:010d}-{stop - 1:010d}.arrow"
+    """The file of a block: its first and its last row, and what wrote it."""
+    return f"{start:010d}-{stop - 1:010d}-{__version__}.arrow"
 
 
 def _read_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage, folder: str) -> bytes:

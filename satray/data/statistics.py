@@ -2,7 +2,8 @@
 
 8- and 16-bit integers are counted value by value: all figures are exact. Of other dtypes the sums
 by each tile's mean and variance are added as fractions, without rounding, so that neither block
-size nor arrival order shows in the last digit; percentiles come from counts of the upper 20 bits of
+size nor arrival order shows in the last digit (`math.fsum` would too, but only of all tiles' sums
+at once: two floats a tile and band to keep); percentiles come from counts of the upper 20 bits of
 float32, bins of relative width 2**-11: an order statistic is off by at most 0.05 % of its value.
 Minimum and maximum are exact always.
 """

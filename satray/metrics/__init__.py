@@ -1,1 +1,1 @@
-"""Numbers about a whole split, from raw logits and labels: numpy and scikit-learn, no torch."""
+"""Numbers about a whole split, from raw logits and labels: numpy and SciPy, no torch."""

@@ -43,6 +43,7 @@ class Console:
         self._out, self._errors = _copy(1), _copy(2)
         self._status = ""
         self._last_progress = 0.0
+        self._unsaid = ""  # progress since
         self._lock = threading.Lock()
         self._log = self._log_here = ""
         self._witness: subprocess.Popen[bytes] | None = None
@@ -81,13 +82,16 @@ class Console:
         os._exit(1)
 
     def progress(self, line: str) -> None:
-        """Show how far the job is: in place on a terminal, else as a line now and then."""
+        """Show how far the job is: in place on a terminal, else a line now and then and last."""
         if self._out.isatty():
             width = os.get_terminal_size(self._out.fileno()).columns or 80
             self._show(self._out, status=line[: width - 1])
-        elif time.monotonic() - self._last_progress >= QUIET_SECONDS:
+            return
+        self._unsaid = f"  {line}\n"
+        if time.monotonic() - self._last_progress >= QUIET_SECONDS:
             self._last_progress = time.monotonic()
-            self.say(f"  {line}")
+            self._show(self._out, self._unsaid)
+            self._unsaid = ""
 
     @contextlib.contextmanager
     def heeded(self) -> Iterator[None]:
@@ -130,7 +134,7 @@ class Console:
         try:
             yield
         finally:
-            self._show(self._out, status="")
+            self._show(self._out, self._unsaid, status="")
             _lead([self._out.fileno(), self._errors.fileno()])
 
     def _farewell(self) -> None:

@@ -151,6 +151,10 @@ def test_paths_are_those_of_trials_too_and_are_made_absolute() -> None:
 
 
 def test_where_and_how_fast_a_job_runs_is_not_what_it_makes() -> None:
+    prepare = made(PrepareRecipe).identity()
+    for argument in ("error_budget=0.5", "unmatched_budget=0.5", "resources.read_tasks=2"):
+        assert made(PrepareRecipe, argument).identity() == prepare, argument
+    assert made(PrepareRecipe, "split.seed=1").identity() != prepare
     one = made(TuneRecipe).identity()
     same = ("features.folder=x", "concurrent=3", "gpu_share=0.5", "out=o", "resources.workers=2")
     for argument in same:

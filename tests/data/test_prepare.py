@@ -146,11 +146,13 @@ def test_a_run_that_goes_on_reads_what_is_not_read_yet(tmp_path, dtype):
     work(recipe, found, whole)
     with pytest.raises(EndedError):
         work(recipe, found, run("stopped", ends))
-    for uri in found.tiles["uri"].to_pylist()[:12]:  # they would be unreadable now
-        Path(uri).write_bytes(b"")
     again = run("stopped")
-    other = Path(again.state) / "blocks" / "0000000020-0000000029.arrow"
-    other.write_bytes(b"of another cut")
+    blocks = sorted((Path(again.state) / "blocks").iterdir())
+    for torn, size in zip(blocks, (0, 400, -100), strict=False):  # by a disk that lost power
+        torn.write_bytes(torn.read_bytes()[:size])
+    for uri in found.tiles["uri"].to_pylist()[3:12]:  # they would be unreadable now
+        Path(uri).write_bytes(b"")
+    (blocks[0].parent / "0000000020-0000000029.arrow").write_bytes(b"of another cut")
     work(recipe, found, again)
     assert products(again) == products(whole)
 

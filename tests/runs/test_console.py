@@ -95,6 +95,12 @@ def test_a_reader_that_has_gone_ends_no_work(tmp_path):
     assert (tmp_path / "out" / "z").exists()
 
 
+def test_progress_without_a_terminal_is_shown_first_and_last(tmp_path):
+    work = "for n in range(5): run.progress(f'{n} of 4')"
+    lines = run(work, str(tmp_path / "out")).stdout.splitlines()
+    assert [line for line in lines if " of 4" in line] == ["  0 of 4", "  4 of 4"]
+
+
 @pytest.mark.s3
 def test_the_log_of_a_run_in_a_store_is_brought_there_or_named_where_it_is(s3, tmp_path):
     out = join(s3.bucket(), "out")
