@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from satray import __version__
 from satray.config.prepare import PrepareRecipe
 from satray.data import match, probe
-from satray.data.decode import Kind, TileHeader, read_header
+from satray.data.decode import Kind, read_header
 from satray.data.georeference import world_at, world_files
 from satray.data.index import (
     PARTS,
@@ -76,6 +76,8 @@ class Survey:
     """What has no partner; those that belong together are in `tiles`."""
     digests: dict[str, str]
     """Digest of each input."""
+    ground: Footprints | None
+    """Where the tiles lie, where the split is drawn by it; None of more than `COUNTED`."""
 
     def __len__(self) -> int:
         return int(self.tiles.num_rows)
@@ -112,7 +114,8 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
         )
     matched = match.match_images(labels, listing)
     match.refuse_unmatched(matched, labels, recipe.images, recipe.unmatched_budget)
-    images, labels_MK, parts_M = matched.images, labels.labels[matched.rows], None
+    images, labels_MK = matched.images, labels.labels[matched.rows]
+    parts_M, ground = None, None
     if recipe.split.by != "ground":
         parts_M = assign_parts(labels, recipe.split)[matched.rows]
     # what has a row a tile goes, views of it too, before the table of tiles comes
@@ -145,9 +148,12 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
         }
     )
     if parts_M is None:
-        parts_M = _parts_by_ground(tiles, listing.root, labels_MK, labels.task, recipe, storage)
+        parts_M, ground = _parts_by_ground(
+            tiles, listing.root, labels_MK, labels.task, recipe, storage
+        )
     tiles = tiles.append_column("split", pa.DictionaryArray.from_arrays(parts_M, PARTS))
-    return Survey(tiles, listing.root, size, labels, matched, digests)
+    ground = ground if len(tiles) <= COUNTED else None
+    return Survey(tiles, listing.root, size, labels, matched, digests, ground)
 
 
 def takes_ray(recipe: PrepareRecipe, found: Survey) -> bool:
@@ -169,10 +175,17 @@ def plan(recipe: PrepareRecipe, found: Survey, storage: Storage) -> list[str]:
     for bad in seen.tiles(np.flatnonzero(seen.codes < 0)).to_pylist():
         lines.append(f"cannot be read: {found.tiles['uri'][bad['row']]}: {bad['error']}")
     lines += probe.describe_headers(alike)
+    times, reads = 1, "one read"
+    if recipe.split.by == "ground":
+        times, reads = 2, "two reads"
+        lines += _describe_meeting(found.ground, found.tiles["split"], recipe)
+    elif any(group.header.crs for group in alike):
+        lines.append("split: the run says how many tiles of val and test meet tiles of train")
     how = "in this process"
     if on_ray(recipe, found, takes_ray):
         how = f"on Ray, read_tasks={recipe.resources.read_tasks}"
-    lines.append(f"one read of each: {len(found):,} requests, {_size_text(found.size)}, {how}")
+    size = _size_text(times * found.size)
+    lines.append(f"{reads} of each: {times * len(found):,} requests, {size}, {how}")
     return lines
 
 
@@ -231,22 +244,27 @@ def _parts_by_ground(
     task: str,
     recipe: PrepareRecipe,
     storage: Storage,
-) -> NDArray[np.int8]:
-    """Parts by blocks of ground; images that cannot be read, set aside later, are in train."""
-    headers: dict[int, TileHeader] = {}
-    for row, data in storage.read_many(tiles["uri"].to_pylist()):
+) -> tuple[NDArray[np.int8], Footprints]:
+    """Parts by blocks of ground; images that cannot be read, set aside later, are in train.
+
+    All images are read for it, and again by the run: what is counted in which part comes after.
+    """
+    names: dict[str, int] = {}
+    read_M, crs_M = np.zeros(len(tiles), bool), np.full(len(tiles), -1)
+    affines_M6, shapes_M2 = np.full((len(tiles), 6), np.nan), np.zeros((len(tiles), 2), np.int64)
+    for row, data in storage.read_many(uri.as_py() for uri in tiles["uri"]):
         if isinstance(data, Exception):
             continue
         world = world_at(tiles["world"][row].as_py(), storage)
         with contextlib.suppress(DecodeError):
-            headers[row] = read_header(data, bands=recipe.bands, world=world, pages=recipe.pages)
-    rows = np.array(sorted(headers), np.int64)
-    columns = [SCHEMA.field(name) for name in ("crs", "transform", "height", "width")]
-    places = {f.name: [getattr(headers[row], f.name) for row in rows] for f in columns}
-    blocks = ground_blocks(
-        Footprints.of_table(pa.table(places, schema=pa.schema(columns))), recipe.split.block
-    )
-    nowhere = rows[blocks < 0]
+            header = read_header(data, bands=recipe.bands, world=world, pages=recipe.pages)
+            read_M[row], shapes_M2[row] = True, (header.height, header.width)
+            if header.crs is not None and header.transform is not None:
+                crs_M[row] = names.setdefault(header.crs, len(names))
+                affines_M6[row] = header.transform
+    ground = Footprints(tuple(names), crs_M, affines_M6, shapes_M2)
+    rows, blocks_M = np.flatnonzero(read_M), ground_blocks(ground, recipe.split.block)
+    nowhere = rows[blocks_M[rows] < 0]
     if len(nowhere):
         raise InputError(
             f"split.by=ground: {len(nowhere):,} of {len(rows):,} images have no georeference, "
@@ -255,8 +273,8 @@ def _parts_by_ground(
         )
     parts_M = np.full(len(tiles), PARTS.index("train"), np.int8)
     if len(rows):
-        parts_M[rows] = split_by_ground(labels_MK[rows], task, blocks, recipe.split)
-    return parts_M
+        parts_M[rows] = split_by_ground(labels_MK[rows], task, blocks_M[rows], recipe.split)
+    return parts_M, ground
 
 
 def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: Run) -> Outcome:
@@ -324,7 +342,8 @@ def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: 
     run.publish_table("quarantine.parquet", refused)
 
     lines = _describe_index(index, counts, refused, alike)
-    lines += probe.describe_headers(alike, meta) + _describe_meeting(index, recipe)
+    ground = Footprints.of_table(index.table) if len(index) <= COUNTED else None
+    lines += probe.describe_headers(alike, meta) + _describe_meeting(ground, index.splits, recipe)
     seconds = max(run.seconds.get("reading and decoding", 0.0), 1e-9)
     lines.append(
         f"read {images:,} images, {_size_text(archive.bytes)}: {images / seconds:,.0f} images/s, "
@@ -510,15 +529,17 @@ def _describe_index(
     return lines
 
 
-def _describe_meeting(index: TileIndex, recipe: PrepareRecipe) -> list[str]:
+def _describe_meeting(
+    tiles: Footprints | None, splits: NDArray[np.object_] | pa.ChunkedArray, recipe: PrepareRecipe
+) -> list[str]:
     """How many tiles of val and test touch or overlap tiles of train, where tiles have a place."""
-    if len(index) > COUNTED:
+    if tiles is None:
         return [f"split: of more than {COUNTED:,} tiles it is not counted which meet on the ground"]
-    tiles = Footprints.of_table(index.table)
-    train_N = (index.splits == "train") & tiles.known
+    splits_N = np.asarray(splits)
+    train_N = (splits_N == "train") & tiles.known
     lines = []
     for part in ("val", "test"):
-        held_N = (index.splits == part) & tiles.known
+        held_N = (splits_N == part) & tiles.known
         if held_N.any() and train_N.any():
             met = count_meeting(tiles, held_N, train_N)
             line = f"split: {met:,} of {counted(int(held_N.sum()), 'tile')} of {part} touch or "

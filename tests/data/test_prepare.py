@@ -290,6 +290,12 @@ def test_a_split_by_ground_is_told_with_how_many_tiles_meet_and_needs_ground(tmp
     assert re.search(r"split: (1\d) of \1 tiles of val touch .*split\.by=ground", drawn)
     met, count = re.search(r"split: (\d+) of (\d+) tiles of val touch", said("b", ground)).groups()
     assert int(met) < int(count)
+    for split, requests in (({"val": 0.25}, 65), (ground, 130)):
+        recipe = PrepareRecipe(images=str(images), labels=str(tmp_path / "labels.csv"), split=split)
+        lines = "\n".join(plan(recipe, read(recipe, Storage()), Storage()))
+        assert f"of each: {requests} requests, " in lines
+        assert ("split: the run says how many" in lines) == (split is not ground)
+    assert f"split: {met} of {count} tiles of val touch" in lines
     (images / "t63.tif").write_bytes(tiff(numbers(1)))
     with pytest.raises(InputError, match=r"1 of 64 images have no georeference, e\.g\. t63"):
         prepare(tmp_path, "c", bands=None, split=ground)
