@@ -6,6 +6,7 @@ those that a run before it finished and was cut short before it could write its 
 finds nothing to do leaves nothing behind. A scene is claimed when its scoring begins.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -52,6 +53,9 @@ class Scenes:
     """Of the bundle and, but for a schedule, of the scenes."""
     by: Pass | None = None
     """Of a schedule: what is to be done with each."""
+    density: float = 1.0
+    """Net px a byte, of a scene that was opened. A schedule opens none before it is claimed: one
+    that kills its process would end every run."""
 
     def plan(self, recipe: ScoreRecipe, storage: Storage) -> list[str]:
         """Say what would be scored, and how."""
@@ -120,7 +124,7 @@ class Scenes:
         if self.by is None:
             with run.activity("preparing"):
                 ready = prepare(recipe, run.storage)
-            return _score_all(self.found, run, *ready)
+            return _score_all(self.found, run, *ready, self.density)
         ledger = ledger_of(recipe, self, run)
         with signs_of_life(ledger):
             with run.activity("preparing"):
@@ -138,7 +142,7 @@ class Scenes:
     def large(self, recipe: ScoreRecipe) -> bool:
         """Whether `resources.ray=auto` takes Ray."""
         refs = self.found.scenes if self.by is None else [task.seen for task in self.by.todo]
-        return wants_ray(px_of(recipe, self.spec, refs), recipe.resources)
+        return wants_ray(px_of(recipe, self.spec, refs, self.density), recipe.resources)
 
 
 def read(recipe: ScoreRecipe, storage: Storage) -> Scenes:
@@ -167,33 +171,38 @@ def read(recipe: ScoreRecipe, storage: Storage) -> Scenes:
     )
     if recipe.only_new:
         return Scenes(spec, found, {"bundle": digest})
-    _try(found, scoring, storage)
+    density = _try(found, scoring, storage)
     text = hashlib.sha256()
     for ref in found.scenes:
         text.update(f"{ref.scene!r}\0{ref.uri!r}\0{ref.etag}\0{ref.size}\n".encode())
     for failure in found.failures:
         text.update(f"{failure.scene!r}\0{failure.uri!r}\0{failure.error!r}\n".encode())
-    return Scenes(spec, found, {"bundle": digest, "scenes": text.hexdigest()})
+    digests = {"bundle": digest, "scenes": text.hexdigest()}
+    return Scenes(spec, found, digests, density=density)
 
 
-def px_of(recipe: ScoreRecipe, spec: "BundleSpec", refs: Iterable[SceneRef]) -> float:
+def px_of(
+    recipe: ScoreRecipe, spec: "BundleSpec", refs: Iterable[SceneRef], density: float
+) -> float:
     """Px that the network looks at in scenes that are not open yet, about.
 
-    A byte of theirs holds one; windows show it each once, overlapping tiles more often.
+    A byte of theirs holds `density` net px; windows show each once, overlapping tiles more often.
     """
-    px = sum(ref.size for ref in refs) * (8.0 if recipe.symmetries == "d4" else 1.0)
+    px = sum(ref.size for ref in refs) * density * (8 if recipe.symmetries == "d4" else 1)
     by_tile = recipe.mode == "tiles" or any(grid.halo is None for grid in spec.grids.values())
     return px / recipe.stride**2 if by_tile else px
 
 
-def _score_all(found: Found, run: Run, bundle: "Bundle", scoring: Scoring) -> Outcome:
+def _score_all(
+    found: Found, run: Run, bundle: "Bundle", scoring: Scoring, density: float
+) -> Outcome:
     """Score all scenes of a place."""
     results = {one.number: one for one in _finished(run)}
     if results:
         total = counted(len(found.scenes), "scene")
         run.say(f"going on: {len(results):,} of {total} are done already")
     todo = [SceneItem(n, ref) for n, ref in enumerate(found.scenes) if n not in results]
-    results |= {one.number: one for one in _score(run, bundle, scoring, todo)}
+    results |= {one.number: one for one in _score(run, bundle, scoring, todo, density)}
     for number, failure in enumerate(found.failures, len(found.scenes)):
         results[number] = failed(number, failure, "find", failure.error)
     every = [results[number] for number in sorted(results)]
@@ -204,7 +213,7 @@ def _score_all(found: Found, run: Run, bundle: "Bundle", scoring: Scoring) -> Ou
 def _score_new(by: Pass, run: Run, bundle: "Bundle", scoring: Scoring, ledger: Ledger) -> Outcome:
     """Score what is to be scored, take in what cut runs came to, and write the tables."""
     items = [SceneItem(number, task.seen, task) for number, task in enumerate(by.todo)]
-    results = _score(run, bundle, scoring, items, ledger)
+    results = _score(run, bundle, scoring, items, ledger=ledger)
     elsewhere = len(by.todo) - len(results)
     said = (f"in work elsewhere: {counted(elsewhere, 'scene')}",) if elsewhere else ()
     with run.activity("recovering"):
@@ -227,6 +236,7 @@ def _score(
     bundle: "Bundle",
     scoring: Scoring,
     items: Sequence[SceneItem],
+    density: float = 1.0,
     ledger: Ledger | None = None,
 ) -> list[SceneResult]:
     """Score scenes and publish their products; none of those that other runs turn out to have.
@@ -249,7 +259,7 @@ def _score(
 
     linear = bundle.spec.variant.head == "linear"
     bias = bundle.network.get_parameter("head.bias").float().tolist() if linear else []
-    px = px_of(recipe, bundle.spec, [item.ref for item in items])
+    px = px_of(recipe, bundle.spec, [item.ref for item in items], density)
     stages = SceneStages(
         scoring,
         tuple(bias),
@@ -312,24 +322,28 @@ def _finished(run: Run) -> list[SceneResult]:
     return found
 
 
-def _try(found: Found, scoring: Scoring, storage: Storage) -> None:
-    """Refuse scenes of which none looked at is what the bundle wants."""
-    reasons = []
+def _try(found: Found, scoring: Scoring, storage: Storage) -> float:
+    """Refuse scenes of which none looked at is what the bundle wants; net px a byte of one."""
+    reasons, density = [], 1.0
     for number in spread(len(found.scenes)):
+        ref = found.scenes[number]
         try:
-            scoring.open(found.scenes[number], storage).close()
+            with scoring.open(ref, storage) as scene, contextlib.suppress(DecodeError):
+                grid = scoring.grid(scene)
+                density = grid.net_height * grid.net_width / max(1, ref.size)
         except MisfitError as error:
-            reasons.append(f"{found.scenes[number].scene}: {error}")
+            reasons.append(f"{ref.scene}: {error}")
             continue
         except DecodeError:
-            return
-        return
+            pass
+        return density
     if not reasons and found.failures:
         reasons = [f"{failure.scene}: {failure.error}" for failure in found.failures[:1]]
     if reasons:
         raise InputError(
             f"scenes={scoring.recipe.scenes}: none of those looked at fits the bundle; {reasons[0]}"
         )
+    return density
 
 
 # Of a schedule

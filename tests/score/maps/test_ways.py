@@ -10,10 +10,13 @@ import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import rasterio
+from affine import Affine
 from by_hand import planned
 from data.hostile import paged
+from rasters import UTM
 
 from satray.score import job as score
+from satray.score.scheduler import SMALL_PX
 from satray.storage import Storage
 
 DOTS = ((104, 136), (232, 200))
@@ -222,4 +225,22 @@ def test_overlapping_tiles_one_by_one_are_more_work_than_windows(
 ) -> None:
     material.write_scene(tmp_path / "scenes" / "a.tif", pixels)
     recipe = material.recipe(bundle(), tmp_path / "scenes", **more)
+    assert score.large(recipe, score.read(recipe, Storage())) is expected
+
+
+@pytest.mark.parametrize(
+    ("side", "step", "compress", "expected"),
+    [(2400, 10, None, False), (6000, 10, "deflate", True), (1000, 100, "deflate", True)],
+)
+def test_px_of_the_network_decide_not_bytes(
+    tmp_path, bundle, side, step, compress, expected
+) -> None:
+    """35 MB of 6 Mpx; 0.2 MB of 36 Mpx; 1 Mpx of the ground of 100."""
+    values = np.full((3, side, side), 2000, np.uint16)
+    ground = UTM @ Affine.scale(step / 10)
+    path = tmp_path / "scenes" / "a.tif"
+    more = {} if compress is None else {"compress": compress}
+    material.write_scene(path, values, transform=ground, **more)
+    recipe = material.recipe(bundle(), tmp_path / "scenes", mode="dense")
+    assert (path.stat().st_size > SMALL_PX) is not expected
     assert score.large(recipe, score.read(recipe, Storage())) is expected
