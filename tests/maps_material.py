@@ -24,6 +24,7 @@ from satray.storage import Storage
 BANDS = ("red", "green", "blue")
 SIZE = 96
 JOB = job_of("score", early=score.early)
+STORAGE = Storage()
 
 
 def save_bundle(
@@ -74,16 +75,20 @@ def recipe(bundle: Path, scenes: Path, **more: Any) -> ScoreRecipe:
 
 
 def scored(
-    given: ScoreRecipe, out: Path | str, run_id: str = "abcdefabcdef", ray: bool = False
+    given: ScoreRecipe,
+    out: Path | str,
+    run_id: str = "abcdefabcdef",
+    ray: bool = False,
+    storage: Storage = STORAGE,
 ) -> Any:
     """Run, outcome, record and what was said."""
-    found = score.read(given, Storage())
+    found = score.read(given, storage)
     said: list[str] = []
     run = Run(
         "score",
         run_id,
         str(out),
-        Storage(),
+        storage,
         said.append,
         said.append,
         shared=given.only_new,

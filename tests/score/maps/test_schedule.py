@@ -1,11 +1,13 @@
 """only_new: each version of a scene once, whoever else works in the same folder."""
 
 import hashlib
+import json
 import os
 import shutil
 import time
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import maps_material as material
 import pyarrow.parquet as pq
@@ -116,6 +118,38 @@ class Schedule:
 @pytest.fixture
 def schedule(bundle, inline, tmp_path):
     return Schedule(tmp_path, bundle())
+
+
+class Asked(Storage):
+    """Counts what is listed and read, by its place below a folder."""
+
+    seen: ClassVar[Counter[tuple[str, str]]] = Counter()
+
+    def walk(self, prefix):
+        self.seen["list", prefix] += 1
+        return super().walk(prefix)
+
+    def read(self, uri, version=None):
+        self.seen["read", uri] += 1
+        return super().read(uri, version)
+
+
+def test_a_pass_that_finds_work_looks_once(schedule):
+    """It lists scenes and ledger once, and reads each Item once."""
+    for name in "ab":
+        schedule.put(f"{name}.tif")
+        item = {
+            "type": "Feature", "stac_version": "1.0.0", "id": name, "geometry": None,
+            "properties": {"datetime": "2024-05-06T07:08:09Z"}, "links": [],
+            "assets": {"all": {"href": f"./{name}.tif", "roles": ["data"]}},
+        }  # fmt: skip
+        (schedule.scenes / f"{name}.json").write_text(json.dumps(item))
+    storage = Asked()
+    _, outcome, _, _ = material.scored(schedule.recipe(), schedule.out, storage=storage)
+    assert (outcome.counts["scenes"], outcome.failed) == (2, 0)
+    scenes, ledger = str(schedule.scenes), str(schedule.out / "ledger")
+    once = [("list", scenes), ("list", ledger), *(("read", f"{scenes}/{n}.json") for n in "ab")]
+    assert [storage.seen[place] for place in once] == [1, 1, 1, 1]
 
 
 def test_twice_is_once(schedule, inline, tmp_path):
@@ -341,7 +375,7 @@ def test_what_a_run_that_dies_had_finished_is_in_the_next_ones_tables(schedule, 
     second = schedule.run()
     assert second.scenes == ["0.tif", "1.tif", "2.tif", "3.tif"]
     assert (second.counts["scenes"], second.counts["adopted"]) == (4, 2)
-    assert second.says("2 scenes were finished by runs that were cut short")
+    assert second.says("finished by runs that were cut short: 2 scenes")
     assert len(inline.done) == 2
     assert schedule.predicted() == {f"{number}.tif": 1 for number in range(4)}
     assert schedule.run().idle
