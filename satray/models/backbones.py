@@ -16,7 +16,9 @@ from satray.errors import InputError
 SIMPLE_CNN = "simple_cnn"
 NO_BRANCHES = "drop_path={:g}: {} has no residual branches that timm can drop; accepted: 0"
 
-AFTER_FEATURES = ("head", "fc", "classifier", "conv_head", "norm_head", "fc_norm")
+AFTER_FEATURES = (
+    "head", "heads", "fc", "classifier", "conv_head", "norm_head", "fc_norm", "attn_pool",
+)  # fmt: skip
 """Modules that timm uses after the features only, in some models; with parameters left there,
 DistributedDataParallel would wait for gradients that never come."""
 
@@ -119,9 +121,11 @@ def build(name: str, in_chans: int, drop_path: float = 0.0) -> Backbone:
             raise InputError(NO_BRANCHES.format(drop_path, name))
         simple = SimpleCNN(in_chans)
         return Backbone(name, simple, simple.num_features, "block1.0")
-    body = timm_model(
-        name, in_chans, num_classes=0, global_pool="", drop_path_rate=drop_path or None
-    )
+    options: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path or None}
+    try:
+        body = timm_model(name, in_chans, global_pool="", **options)
+    except InputError:  # some cannot do without their own pooling, which is not run
+        body = timm_model(name, in_chans, **options)
     first = body.default_cfg.get("first_conv")
     backbone = Backbone(
         name, body, int(body.num_features), first if isinstance(first, str) else None

@@ -4,12 +4,14 @@ A file is `.safetensors`, or what `torch.save` wrote; code in it is not run. It 
 as timm or torchvision do, or as a repository whose names timm knows to convert, behind
 whatever prefix a training script put before them. The head of the stored network is left out, and a
 first convolution for other bands is adapted (`adapt_first_conv`). Below the head nothing may be
-missing, left over, or of another shape.
+missing, left over, or of another shape. A norm of the tokens' mean (timm's `fc_norm`) becomes that
+of each token, since maps are made of tokens.
 
 timm's `load_state_dict` and `clean_state_dict` would not do: they read local files, by extension,
 know four wrappers and two prefixes, and cannot say in a line what is wrong with a file.
 """
 
+import inspect
 import io
 import re
 import sys
@@ -40,12 +42,15 @@ SENTINEL2 = (
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "ema", "net", "weights")
 # Counters that files from before PyTorch 0.4.1 lack; nothing uses them.
 _COUNTER = ".num_batches_tracked"
+# What timm's files call the functions that convert the names of other repositories.
+_CONVERTERS = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
 # First name of torchvision's MobileNetV2 and its kin, which are told by place, not by name.
 _BY_PLACE = "features.0.0.weight"
 _LISTED = 3
 _HEADS = (
     *(f"{name}." for name in AFTER_FEATURES),
     *("last_linear.", "AuxLogits.", "aux.", "aux_classifier.", "projector.", "projection_head."),
+    *("head_dist.", "heads_dist."),
 )
 
 Tensors = dict[str, Tensor]
@@ -357,8 +362,12 @@ def _arranged(given: Tensors, backbone: Backbone, tower: str, source: str) -> tu
 
     prefix, own = _part(given, target, tower, source)
     # names as they are, by torchvision's places, or as timm converts them
-    found = max((own, _by_place(own, target), _converted(own, backbone)), key=fits)
-    return prefix, dict(found)
+    found = max((own, _by_place(own, target), _converted(own, backbone)), key=fits).copy()
+    if "norm.weight" in target.keys() - found.keys():  # each token is normalised, not their mean
+        for part in ("weight", "bias"):
+            if f"fc_norm.{part}" in found:
+                found[f"norm.{part}"] = found.pop(f"fc_norm.{part}")
+    return prefix, found
 
 
 def _part(tensors: Tensors, target: Tensors, tower: str, source: str) -> tuple[str, Tensors]:
@@ -390,13 +399,16 @@ def _part(tensors: Tensors, target: Tensors, tower: str, source: str) -> tuple[s
 def _converted(tensors: Tensors, backbone: Backbone) -> Tensors:
     """What timm makes of other repositories' names, for the backbones that it does so for."""
     module = sys.modules[type(backbone.body).__module__]
-    convert: Callable[..., object] | None = getattr(module, "checkpoint_filter_fn", None)
-    if convert is None:
-        return tensors
-    try:
-        return _unwrap(convert(dict(tensors), backbone.body)) or tensors
-    except Exception:  # it was written for others; what does not fit is told in a moment
-        return tensors
+    for name in _CONVERTERS:
+        convert: Callable[..., object] | None = getattr(module, name, None)
+        if convert is None:
+            continue
+        takes = len(inspect.signature(convert).parameters)
+        try:
+            return _unwrap(convert(*(dict(tensors), backbone.body)[:takes])) or tensors
+        except Exception:  # it was written for others; what does not fit is told in a moment
+            break
+    return tensors
 
 
 def _by_place(tensors: Tensors, target: Tensors) -> Tensors:

@@ -3,9 +3,11 @@
 import functools
 import math
 import pickle
+import re
 
 import pytest
 import scoring_material as material
+import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -137,12 +139,18 @@ def test_what_is_no_file_of_weights_is_refused_and_does_not_run(tmp_path, capfd,
         ("mobilenet_v2", "mobilenetv2_100", {}, ""),
         ("mobilenet_v2", "mobilenetv2_100", {}, "module."),
         ("inception_v3", "inception_v3", {"aux_logits": True, "init_weights": False}, ""),
+        ("regnet_x_400mf", "regnetx_004_tv", {}, ""),
     ],
 )
 def test_torchvision_weights_give_equal_features(theirs, ours, options, prefix):
     network = randomised(getattr(torchvision.models, theirs)(weights=None, **options))
     state = {prefix + name: value for name, value in network.state_dict().items()}
-    last = {"resnet18": "layer4", "mobilenet_v2": "features", "inception_v3": "Mixed_7c"}[theirs]
+    last = {
+        "resnet18": "layer4",
+        "mobilenet_v2": "features",
+        "inception_v3": "Mixed_7c",
+        "regnet_x_400mf": "trunk_output",
+    }[theirs]
     found = {}
     module = network.get_submodule(last)
     module.register_forward_hook(lambda m, i, o: found.update(f=o))
@@ -152,6 +160,45 @@ def test_torchvision_weights_give_equal_features(theirs, ours, options, prefix):
     with torch.inference_mode():
         network(x)
         torch.testing.assert_close(backbone(x), found["f"], rtol=1e-4, atol=1e-5)
+
+
+CONVNEXT = (  # Facebook's names, and timm's
+    (r"stem\.", "downsample_layers.0."),
+    (r"stages\.(\d)\.downsample", r"downsample_layers.\1"),
+    (r"stages\.(\d)\.blocks", r"stages.\1"),
+    (r"conv_dw", "dwconv"),
+    (r"mlp\.fc", "pwconv"),
+)
+
+
+def test_names_of_another_repository_are_converted_as_timm_does():
+    source = weights_of("convnext_atto")
+    state = {"norm.weight": torch.ones(320), "norm.bias": torch.zeros(320)}
+    for name, value in source.items():
+        for ours, theirs in CONVNEXT:
+            name = re.sub(ours, theirs, name)
+        state[name] = value
+    assert not state.keys() & {"stem.0.weight"}
+    assert same(load(state, "convnext_atto")[0], source)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("eva02_tiny_patch14_224", ()),  # normalises the mean of the tokens
+        ("deit_tiny_distilled_patch16_224", ()),  # two heads
+        ("efficientvit_b0", ()),  # does not let go of its pooling
+        ("vit_tiny_patch16_224", ("attn_pool.latent",)),  # as SigLIP's
+    ],
+)
+def test_what_timm_publishes_of_a_backbone_fits_it(name, more):
+    state = timm.create_model(name).state_dict() | {each: torch.ones(1, 2) for each in more}
+    state |= {n: torch.full_like(v, 0.5) for n, v in state.items() if n.startswith("fc_norm")}
+    backbone, _ = load(state, name)
+    found = backbone.body.state_dict()
+    renamed = {n.removeprefix("fc_"): v for n, v in state.items()}
+    assert all(torch.equal(found[n], renamed[n]) for n in found)
+    assert backbone(torch.randn(1, 3, 224, 224)).shape[1] == backbone.dim
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.model.backbone."])
