@@ -257,10 +257,10 @@ class ScheduleOptions(Section):
         "constant; step (StepLR); triangular, triangular2, exp_range (Smith's cycles); one_cycle; "
         "cosine; cosine_restarts (SGDR)",
     )
-    warmup: NotNegative = key(
+    warmup: NotNegative | Literal["auto"] = key(
         0.0,
         "linear warm-up from a hundredth of the schedule's first rate, before the schedule proper, "
-        "part of the stage",
+        "part of the stage; auto: a tenth of the stage, at most 1",
         unit="pseudo-epochs",
     )
     step: Positive = key(
@@ -345,7 +345,7 @@ FINE_TUNING = (
     _HEAD_FIRST,
     StageOptions(
         learning_rate=2e-3,
-        schedule=ScheduleOptions(name="cosine", warmup=1.0),
+        schedule=ScheduleOptions(name="cosine", warmup="auto"),
         pseudo_epochs=20.0,
     ),
 )
@@ -373,20 +373,44 @@ have no batch norm either."""
 def usual_stages(keys: Mapping[str, Any]) -> tuple[StageOptions, ...]:
     """Stages by what is trained, as far as `weights` and `variant` tell, given or not.
 
+    Where towers are declared timm is asked, and imported, for whose weights are published.
+
     Args:
-        keys: of `train`. `simple_cnn` is not published.
+        keys: of `train`.
     """
     weights, variant = keys.get("weights", "pretrained"), keys.get("variant", "single3")
     if isinstance(variant, Section):
         variant = variant.model_dump()
     towers = variant.get("towers", ()) if isinstance(variant, Mapping) else ()
-    names = [str(tower.get("backbone")) for tower in towers] or [str(variant)]
-    ours = all(name.startswith("simple_cnn") for name in names)
-    sources = weights.values() if isinstance(weights, Mapping) else (weights,)
-    if all(each == "none" or (ours and each == "pretrained") for each in sources):
+    backbones = {str(tower.get("name")): str(tower.get("backbone")) for tower in towers}
+    sources = weights
+    if not isinstance(weights, Mapping):
+        sources = dict.fromkeys(backbones or [str(variant)], weights)
+    ours = str(variant).startswith("simple_cnn")
+
+    def taught(tower: str, source: str) -> bool:
+        if source == "pretrained":
+            return _published(backbones[tower]) if tower in backbones else not ours
+        return source != "none"
+
+    if not any(taught(tower, source) for tower, source in sources.items()):
         return FROM_SCRATCH
+    names = backbones.values()
     transformer = any(part in name for name in names for part in TRANSFORMERS)
     return TRANSFORMER_TUNING if transformer else FINE_TUNING
+
+
+def _published(backbone: str) -> bool:
+    """Whether timm knows weights of a backbone; imports it, but for ours."""
+    if backbone == "simple_cnn":
+        return False
+    import timm
+
+    try:
+        cfg = timm.get_pretrained_cfg(backbone)
+    except RuntimeError:  # no such tag, which is told when its weights are looked for
+        return True
+    return cfg is not None and bool(cfg.has_weights)
 
 
 # The recipes

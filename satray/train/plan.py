@@ -26,6 +26,7 @@ from satray.train.schedules import (
     cycle_ends,
     learning_rate,
     momentum,
+    warmup_of,
     warmup_steps,
     whole_steps,
 )
@@ -217,7 +218,8 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
             )
         if warmup_steps(options.schedule, span) >= span.steps:
             raise InputError(
-                f"stages[{number}].schedule.warmup={options.schedule.warmup:g} pseudo-epochs: not "
+                f"stages[{number}].schedule.warmup={warmup_of(options.schedule, span):g} "
+                "pseudo-epochs: not "
                 f"shorter than its stage of {length:.3g}; take less, or a longer stage"
             )
         rate, dropout = options.learning_rate, options.dropout

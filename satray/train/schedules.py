@@ -84,9 +84,18 @@ def momentum(options: ScheduleOptions, step: int, span: Span) -> float | None:
     return HIGH_MOMENTUM - (HIGH_MOMENTUM - LOW_MOMENTUM) * _height(options, step, proper)
 
 
+def warmup_of(options: ScheduleOptions, span: Span) -> float:
+    """Length of the warm-up in pseudo-epochs; `auto` is none where it would not fill a step."""
+    if options.warmup != "auto":
+        return options.warmup
+    tenth = min(1.0, span.pseudo_epochs / 10)
+    return tenth if span.whole(tenth) else 0.0
+
+
 def warmup_steps(options: ScheduleOptions, span: Span) -> int:
     """Steps of the warm-up; 0 for none."""
-    return max(1, span.whole(options.warmup)) if options.warmup > 0 else 0
+    length = warmup_of(options, span)
+    return max(1, span.whole(length)) if length > 0 else 0
 
 
 def cycle_ends(options: ScheduleOptions, span: Span) -> tuple[int, ...]:
@@ -108,7 +117,7 @@ def cycle_ends(options: ScheduleOptions, span: Span) -> tuple[int, ...]:
 def _parts(options: ScheduleOptions, span: Span) -> tuple[int, Span]:
     """Steps of the warm-up, and the stretch after it."""
     warmup = warmup_steps(options, span)
-    return warmup, Span(span.steps - warmup, span.pseudo_epochs - options.warmup)
+    return warmup, Span(span.steps - warmup, span.pseudo_epochs - warmup_of(options, span))
 
 
 def _share(options: ScheduleOptions, step: int, span: Span) -> float:

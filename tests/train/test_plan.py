@@ -115,6 +115,15 @@ def test_what_cannot_be_planned_is_said_in_one_line(keys, says):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("length", "warmup"), [(20, 1), (10, 1), (5, 0.5), (1, 0.1), (0.1, 0)])
+def test_an_automatic_warm_up_is_a_tenth_of_its_stage_and_at_most_one(length, warmup):
+    found, wanted = (
+        rates(planned(stage(2), {"pseudo_epochs": length, "schedule": {"warmup": each}}))
+        for each in ("auto", warmup)
+    )
+    assert found == wanted
+
+
 def test_auto_learning_rates_wait_for_the_range_test():
     plan = planned(stage(1, 0.1, "constant"), stage(1, "auto", "constant"))
     assert [s.peak for s in plan.stages] == [0.1, None]

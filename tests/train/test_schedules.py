@@ -126,7 +126,7 @@ def test_a_short_warm_up_is_a_step_at_least():
 EVERY = st.builds(
     ScheduleOptions,
     name=st.sampled_from(["constant", "step", *SMITH, "one_cycle", "cosine", "cosine_restarts"]),
-    warmup=st.sampled_from([0.0, 0.1, 1.3]),
+    warmup=st.sampled_from([0.0, 0.1, 1.3, "auto"]),
     step=st.floats(0.05, 20),
     gamma=st.floats(0.1, 1),
     pct_start=st.floats(0.05, 0.9),

@@ -203,6 +203,12 @@ def test_numbers_that_do_not_fit_are_named(wanted, index, bands, said):
           for name in ("mobilenet_v2", "xception", "resnet50_v2", "inception_v3")),
         *(({"variant": variant(name)}, FINE_TUNING) for name in ("resnest26d", "efficientnet_b0")),
         ({"variant": variant("swin_tiny_patch4_window7_224"), "weights": "none"}, FROM_SCRATCH),
+        # nobody has published the latter's
+        ({"variant": variant("resnet18", "resnet200")}, FINE_TUNING),
+        (
+            {"variant": variant("resnet18", "resnet200"), "weights": {"b": "pretrained"}},
+            FROM_SCRATCH,
+        ),
     ],
 )  # fmt: skip
 def test_stages_by_default_suit_what_is_trained(changes, stages):
@@ -217,8 +223,10 @@ def test_a_key_set_by_hand_wins_over_the_default_stage_that_it_is_of():
     assert head == FINE_TUNING[0]
     changed = {"pseudo_epochs": 2.0, "layer_decay": 0.5}
     assert rest == FINE_TUNING[1].model_copy(update=changed)
-    (only,) = built("weights=none", "stages.0.pseudo_epochs=2")
-    assert only == FROM_SCRATCH[0].model_copy(update={"pseudo_epochs": 2.0})
+    tower = "{name: a, backbone: mobilenetv2_035, bands: [red]}"  # whose weights nobody published
+    for untaught in ("weights=none", f"variant={{towers: [{tower}]}}"):
+        (only,) = built(untaught, "stages.0.pseudo_epochs=2")
+        assert only == FROM_SCRATCH[0].model_copy(update={"pseudo_epochs": 2.0})
     assert built("stages=[{pseudo_epochs: 2}]") == (StageOptions(pseudo_epochs=2.0),)
 
 
