@@ -3,9 +3,8 @@
 Without torch, and without timm until a word asks for it: planning reads what is meant alone.
 """
 
-import hashlib
 import os
-import socket
+import shutil
 import threading
 import urllib.error
 import urllib.request
@@ -26,9 +25,13 @@ UNPUBLISHED = ("simple_cnn",)
 WORDS = ("pretrained", "imagenet")
 """What `weights` may be beside `none` and files; `pretrained:TAG` names one of timm's tags."""
 
+# Of the built-in variants' backbones, those whose weights lie in the hub, below timm; Xception's
+# have an address elsewhere.
+_IN_HUB = ("resnet18", "mobilenetv2_100", "resnetv2_50", "inception_v3")
 # Where timm's default weights are newer than torchvision's, which the Planet report started from.
 _TAGS = {"resnet18": "tv_in1k", "resnet34": "tv_in1k"}
 _HUB = "https://huggingface.co"
+_DOWN = (500, 502, 503, 504)  # after which the hub's client asks again and again
 _CONNECT_S = 2.0
 _READ_S = 30.0
 
@@ -106,14 +109,15 @@ def fetch(backbone: str, word: str = "pretrained") -> Path:
     cfg = published(backbone, word)
     if cfg is None:
         raise InputError(f"weights={word}: nobody has published any of {backbone}")
+    url = "" if cfg.hf_hub_id else str(cfg.url)
     try:
-        return _from_hub(cfg) if cfg.hf_hub_id else _from_url(str(cfg.url))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise _cannot(word, full_name(cfg), error) from error
+        return _from_url(url) if url else _from_hub(cfg)
+    except Exception as error:  # also of the HTTP client that the hub's library has
+        raise _cannot(word, full_name(cfg), error, url) from error
 
 
 def refuse_unreachable(weights: str | Mapping[str, str], variant: VariantOptions) -> None:
-    """Refuse published weights where no cache holds any and the hub does not answer.
+    """Refuse a built-in variant's weights where they are not cached and the hub does not answer.
 
     `fetch` would say so too, but only after the seconds that timm takes to import.
 
@@ -128,30 +132,26 @@ def refuse_unreachable(weights: str | Mapping[str, str], variant: VariantOptions
         tower.backbone: weights if isinstance(weights, str) else weights.get(tower.name, "none")
         for tower in variant.towers
     }
-    wanted = [n for n, word in words.items() if is_word(word) and n not in UNPUBLISHED]
+    wanted = [name for name, word in words.items() if is_word(word) and name in _IN_HUB]
     if not wanted:
         return
     from huggingface_hub import constants
 
-    home = os.environ.get("TORCH_HOME") or Path(
-        os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch"
-    )
-    torchs = Path(home, "hub", "checkpoints").expanduser()
-    # Not all that timm names lie in the hub's folder of its own.
-    if any(Path(constants.HF_HUB_CACHE).glob("models--*")) or any(torchs.glob("*")):
-        return
-    try:
-        _reach_hub()
-    except OSError as error:
-        raise _cannot(words[wanted[0]], wanted[0], error) from error
+    cache = Path(constants.HF_HUB_CACHE)
+    absent = [name for name in wanted if not any(cache.glob(f"models--timm--{name}.*"))]
+    if absent:
+        try:
+            _reach_hub()
+        except OSError as error:
+            raise _cannot(words[absent[0]], absent[0], error) from error
 
 
-def _cannot(word: str, name: str, error: Exception) -> InputError:
-    said = " ".join(str(error).split())[:120]
+def _cannot(word: str, name: str, error: Exception, url: str = "") -> InputError:
+    said = " ".join(str(error).split())[:120] or type(error).__name__
+    place = url or f"{_HUB}/timm lists them by that name: model.safetensors of it"
     return InputError(
         f"weights={word}: cannot fetch those of {name}: {said}; give a file (weights=FILE; "
-        f"{_HUB}/timm lists them by that name: model.safetensors of it) or train from scratch "
-        "(weights=none)"
+        f"{place}) or train from scratch (weights=none)"
     )
 
 
@@ -160,14 +160,19 @@ def full_name(cfg: "PretrainedCfg") -> str:
     return f"{cfg.architecture}.{cfg.tag}" if cfg.tag else str(cfg.architecture)
 
 
-def origin(backbone: str, source: str) -> dict[str, str | None]:
-    """What a bundle tells of where a tower's weights come from."""
+def origin(backbone: str, source: str, sha256: str | None) -> dict[str, str | None]:
+    """What a bundle tells of where a tower's weights come from.
+
+    Args:
+        backbone: the tower's.
+        source: of `sources_of`.
+        sha256: of the file; None where there is none.
+    """
     cfg = published(backbone, source) if is_word(source) else None
     if cfg is None:
-        return {"source": source}
-    digest = hashlib.sha256(fetch(backbone, source).read_bytes()).hexdigest()
+        return {"source": source, "sha256": sha256} if sha256 else {"source": source}
     place = f"{_HUB}/{cfg.hf_hub_id}" if cfg.hf_hub_id else str(cfg.url)
-    return {"source": place, "name": full_name(cfg), "sha256": digest, "licence": cfg.license}
+    return {"source": place, "name": full_name(cfg), "sha256": sha256, "licence": cfg.license}
 
 
 def _from_hub(cfg: "PretrainedCfg") -> Path:
@@ -190,12 +195,16 @@ def _from_url(url: str) -> Path:
     if not path.exists():
         _reach(url)
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(_READ_S)  # torch.hub sets none of its own
-        try:
-            hub.download_url_to_file(url, str(path), progress=False)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:  # torch.hub has no timeout, and keeps what broke off
+            with urllib.request.urlopen(url, timeout=_READ_S) as source, partial.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+            stated, found = source.headers["Content-Length"], partial.stat().st_size
+            if stated and int(stated) != found:
+                raise OSError(f"the download broke off after {found:,} of {int(stated):,} bytes")
+            partial.replace(path)
         finally:
-            socket.setdefaulttimeout(before)
+            partial.unlink(missing_ok=True)
     return path
 
 
@@ -217,10 +226,11 @@ def _reach(url: str) -> None:
 
     def ask() -> None:
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_CONNECT_S)
+            asked = urllib.request.Request(url, method="HEAD")
+            urllib.request.urlopen(asked, timeout=_CONNECT_S).close()
             said[0] = ""
-        except urllib.error.HTTPError:
-            said[0] = ""  # it answers
+        except urllib.error.HTTPError as error:  # it answers, or a proxy does for it
+            said[0] = f"HTTP {error.code}" if error.code in _DOWN else ""
         except OSError as error:
             said[0] = str(getattr(error, "reason", error))
 

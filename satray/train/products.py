@@ -183,7 +183,11 @@ def bundle(setup: Setup, run: Run, kept: Kept) -> tuple[dict[str, bytes], Calibr
             "run_id": run.run_id,
             "index": setup.index.digest,
             "weights": {
-                tower.name: origin(tower.backbone, setup.weights[tower.name])
+                tower.name: origin(
+                    tower.backbone,
+                    setup.weights[tower.name],
+                    setup.digests.get(f"weights.{tower.name}"),
+                )
                 for tower in setup.variant.towers
             },
             "weights_of": kept.kind,

@@ -1,7 +1,7 @@
 """From a recipe and a tile index to everything that a training run is about. No Ray, no torch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from satray.config.base import idle_keys
 from satray.config.prepare import Task
-from satray.config.train import FROM_SCRATCH, NormalizeOptions, TrainRecipe, VariantOptions
+from satray.config.train import NormalizeOptions, TrainRecipe, VariantOptions
 from satray.data.index import (
     BandStatistics,
     IndexMeta,
@@ -75,7 +75,7 @@ class Setup:
     notes: tuple[str, ...] = ()
     """What labels cannot teach or show, keys without effect; one line each."""
     digests: dict[str, str] = field(default_factory=dict)
-    """Digest of the index and of each tower's weights, where `read` looked them up."""
+    """Digest of the index (`index`) and of each tower's weights (`weights.TOWER`), if looked up."""
 
     @property
     def task(self) -> Task:
@@ -165,8 +165,6 @@ def set_up(recipe: TrainRecipe, storage: Storage, index: TileIndex | None = None
     weights = sources_of(recipe.weights, variant)
     given = recipe.weights
     wanted = dict.fromkeys(weights, given) if isinstance(given, str) else given
-    if set(weights.values()) == {"none"} and "stages" not in recipe.model_fields_set:
-        recipe = recipe.model_copy(update={"stages": FROM_SCRATCH})
     loss_name(recipe.loss, meta.task)
     best = best_metric(recipe.best, meta.task)
     labels, val_labels = index.part("train").labels, index.part("val").labels
@@ -207,9 +205,14 @@ def read(recipe: TrainRecipe, storage: Storage) -> Setup:
     index = read_index(recipe.index, storage)
     refuse_unreachable(recipe.weights, resolve(recipe.variant, recipe.pooling))
     setup = set_up(recipe, storage, index)
+    return with_digests(setup, lambda wanted: weights_digest(wanted, storage))
+
+
+def with_digests(setup: Setup, digest_of: Callable[[Wanted], str]) -> Setup:
+    """The same with the digests of its index and of each tower's weights."""
     found = {"index": setup.index.digest}
     for tower, wanted in weights_wanted(setup.variant, setup.weights).items():
-        found[f"weights.{tower}"] = weights_digest(wanted, storage)
+        found[f"weights.{tower}"] = digest_of(wanted)
     return replace(setup, digests=found)
 
 

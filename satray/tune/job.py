@@ -137,7 +137,7 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
         from satray.tune.winner import refit, winner  # torch: seconds before the first trial
 
         if recipe.refit:
-            files, validation, told = refit(whole, sweep.index, run)
+            files, validation, told = refit(whole, sweep, run)
         else:
             files, validation, told = winner(given, trial, top, run)
     for name, data in files.items():

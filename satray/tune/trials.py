@@ -130,7 +130,7 @@ class Sweep:
             alone = recipe.resources.model_copy(update={"workers": 1})
             augment = recipe.augment.model_copy(update=views)
             recipe = recipe.model_copy(update={"augment": augment, "resources": alone})
-        start = start_key(recipe, self.index.digest, self._digest_of)
+        start = start_key(recipe, self.index.digest, self.digest_of)
         return Trial(trial_id(configuration), dict(configuration), recipe, start)
 
     def regime_of(self, trial: Trial) -> Regime:
@@ -236,7 +236,8 @@ class Sweep:
         """Where starts and features are kept, for a sweep whose run lies in `out`."""
         return absolute(self.recipe.features.folder or join(out, "features"))
 
-    def _digest_of(self, wanted: Wanted) -> str:
+    def digest_of(self, wanted: Wanted) -> str:
+        """Digest of a file of weights, read once."""
         if wanted not in self.weights:
             self.weights[wanted] = weights_digest(wanted, Storage(self.recipe.storage))
         return self.weights[wanted]

@@ -8,18 +8,17 @@ from typing import Any
 
 from satray import cluster
 from satray.config.train import TrainRecipe
-from satray.data.index import TileIndex
 from satray.errors import TrainingError
 from satray.runs.run import Run
 from satray.storage import join
 from satray.train.checkpoints import Kept, best_of, from_bytes
 from satray.train.job import work as train
 from satray.train.products import bundle
-from satray.train.setup import set_up
+from satray.train.setup import set_up, with_digests
 from satray.train.tracking import nested
 from satray.tune.head import HeadTrial
 from satray.tune.records import TrialRecord
-from satray.tune.trials import Trial
+from satray.tune.trials import Sweep, Trial
 from satray.tune.tuner import HEADS_A_GPU, Work, open_trial, set_up_trial
 
 REFIT = "refit"
@@ -55,7 +54,7 @@ def winner(work: Work, trial: Trial, record: TrialRecord, run: Run) -> Won:
         kept = found
     else:
         raise TrainingError(f"trial {trial.id}: its training left no weights")
-    files, calibration = bundle(setup, run, kept)
+    files, calibration = bundle(with_digests(setup, work.sweep.digest_of), run, kept)
     return files, nested(kept.validation), (calibration.line(),)
 
 
@@ -79,19 +78,20 @@ def train_again(work: Work, trial: Trial, samples: int | None) -> Kept:
     return training.kept()
 
 
-def refit(recipe: TrainRecipe, index: TileIndex, run: Run) -> Won:
+def refit(recipe: TrainRecipe, sweep: Sweep, run: Run) -> Won:
     """Train a configuration again as the job `train` does, below `refit/`. Ray is up.
 
     Args:
         recipe: of the best configuration, with what the sweep gives all trials.
-        index: its tile index.
+        sweep: of which it came.
         run: of the sweep; the training's products become its own, but for the bundle.
     """
     out = run.uri(REFIT)
     own = Run("train", run.run_id, out, run.storage, run.say, run.progress)
     run.begin_writing()
     whole = recipe.model_copy(update={"out": out})
-    outcome = train(whole, set_up(whole, run.storage, index), own)
+    setup = with_digests(set_up(whole, run.storage, sweep.index), sweep.digest_of)
+    outcome = train(whole, setup, own)
     for activity, seconds in own.seconds.items():
         run.add_seconds(activity, seconds)
     files = {}

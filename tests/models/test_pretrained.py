@@ -1,15 +1,20 @@
 """Published weights by name: what a word means, and what happens without a network."""
 
+import http.server
 import socket
+import threading
 import time
 
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
+from timm.models import PretrainedCfg
 
 from satray.config.train import VariantOptions
 from satray.errors import InputError
 from satray.models.pretrained import (
+    UNPUBLISHED,
     fetch,
     full_name,
     is_word,
@@ -18,6 +23,9 @@ from satray.models.pretrained import (
     refuse_unreachable,
     sources_of,
 )
+from satray.models.variant import BUILT_IN
+
+CONNECT = socket.create_connection
 
 
 @pytest.fixture(autouse=True)
@@ -45,15 +53,24 @@ def unreachable(backbone):
     refuse_unreachable("pretrained", one_tower(backbone))
 
 
-@pytest.mark.parametrize("look", [fetch, unreachable])
+HUB, GITHUB = "https://huggingface.co/timm", "https://github.com/rwightman"
+
+
 @pytest.mark.parametrize(
-    ("backbone", "connect"),
-    [("resnet18", refused), ("resnet18", hanging), ("legacy_xception", refused)],
+    ("backbone", "connect", "look", "place"),
+    [
+        ("resnet18", refused, fetch, HUB),
+        ("resnet18", hanging, fetch, HUB),
+        ("resnet18", refused, unreachable, HUB),
+        ("resnet18", hanging, unreachable, HUB),
+        ("legacy_xception", refused, fetch, GITHUB),
+    ],
 )
 def test_without_a_network_one_line_says_what_to_do_within_seconds(
-    monkeypatch, backbone, look, connect
+    monkeypatch, tmp_path, backbone, connect, look, place
 ):
     published(backbone)  # timm is imported
+    (tmp_path / "hub" / "models--timm--resnet50.a1_in1k").mkdir(parents=True)  # of no use here
     monkeypatch.setattr(socket, "create_connection", connect)
     start = time.monotonic()
     with pytest.raises(
@@ -63,19 +80,86 @@ def test_without_a_network_one_line_says_what_to_do_within_seconds(
     assert time.monotonic() - start < 5
     told = str(caught.value)
     assert "\n" not in told
-    assert "weights=FILE; https://huggingface.co/timm" in told
+    assert f"weights=FILE; {place}" in told
     assert told.endswith("(weights=none)")
 
 
 def test_the_hub_is_not_asked_for_what_it_lacks_or_a_cache_may_have(tmp_path):
-    unreachable("simple_cnn")
+    for backbone in ("simple_cnn", "legacy_xception", "rdnet_tiny"):  # what only timm knows
+        unreachable(backbone)
     refuse_unreachable("none", one_tower("resnet18"))
     refuse_unreachable({"rgb": "weights.pth"}, one_tower("resnet18"))
-    for held in ("timm--resnet18.a1_in1k", "naver-ai--rdnet_tiny.nv_in1k"):
-        folder = tmp_path / "hub" / f"models--{held}"
-        folder.mkdir(parents=True)
+    (tmp_path / "hub" / "models--timm--resnet18.a1_in1k").mkdir(parents=True)
+    unreachable("resnet18")
+
+
+def test_the_hub_is_asked_for_each_built_in_backbone_that_it_holds():
+    for backbone in {tower.backbone for each in BUILT_IN.values() for tower in each.towers}:
+        cfg = None if backbone in UNPUBLISHED else published(backbone)
+        if cfg is None or not cfg.hf_hub_id:
+            unreachable(backbone)
+            continue
+        assert cfg.hf_hub_id.startswith(f"timm/{backbone}.")
+        with pytest.raises(InputError, match="cannot be reached"):
+            unreachable(backbone)
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """A host by way of its URL: HEAD has `status`, and a body ends after 9 of 999 bytes."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        status = 200
+
+        def do_HEAD(self):
+            self.send_response(self.status)
+            for name, value in (
+                ("Content-Length", "999"),
+                ("X-Repo-Commit", "a" * 40),
+                ("ETag", f'"{"b" * 64}"'),
+            ):
+                self.send_header(name, value)
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_HEAD()
+            self.wfile.write(b"9 bytes..")
+            self.close_connection = True
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr(socket, "create_connection", CONNECT)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        template = url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield url, Handler
+        server.shutdown()
+
+
+def test_a_host_that_cannot_serve_is_not_asked_again_and_again(host):
+    host[1].status = 503
+    with pytest.raises(InputError, match=r"127\.0\.0\.1 cannot be reached \(HTTP 503\); give a f"):
         unreachable("resnet18")
-        folder.rmdir()
+
+
+@pytest.mark.parametrize("in_hub", [True, False])
+def test_a_download_that_breaks_off_is_said_in_one_line_and_leaves_nothing(
+    monkeypatch, tmp_path, host, in_hub
+):
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between what the hub's client tries
+    url, _ = host
+    backbone = "resnet18" if in_hub else "elsewhere"
+    if not in_hub:
+        cfg = PretrainedCfg(url=f"{url}/elsewhere.pth", architecture="elsewhere")
+        monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: cfg)
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf"cannot fetch those of {backbone}.*weights=FILE"):
+            fetch(backbone)
+    assert not [path for path in (tmp_path / "hub").rglob("*.pth*") if path.is_file()]
 
 
 def test_offline_is_told_as_such(monkeypatch):
@@ -90,10 +174,6 @@ def test_what_is_cached_needs_no_network(tmp_path):
     folder.mkdir(parents=True)
     torch.save({"conv1.weight": torch.ones(2)}, folder / "xception-43020ad28.pth")
     assert fetch("legacy_xception") == folder / "xception-43020ad28.pth"
-    told = origin("legacy_xception", "pretrained")
-    assert (told["name"], told["licence"]) == ("legacy_xception.tf_in1k", "apache-2.0")
-    assert len(told["sha256"]) == 64
-    assert origin("legacy_xception", "/w.pth") == {"source": "/w.pth"}
     folder = tmp_path / "hub" / "models--timm--resnet18.a1_in1k"
     (folder / "snapshots" / "abc").mkdir(parents=True)
     (folder / "refs").mkdir()
@@ -102,6 +182,17 @@ def test_what_is_cached_needs_no_network(tmp_path):
     assert fetch("resnet18").read_bytes() == b"weights"
     with pytest.raises(InputError, match=r"weights=imagenet: cannot fetch those of resnet18\.tv"):
         fetch("resnet18", "imagenet")
+
+
+def test_a_bundle_tells_where_its_weights_came_from_though_they_are_gone():
+    told = origin("legacy_xception", "pretrained", "f00")
+    assert told.pop("source").startswith("https://github.com/")
+    assert told == {"name": "legacy_xception.tf_in1k", "sha256": "f00", "licence": "apache-2.0"}
+    assert origin("resnet18", "pretrained", "f00")["source"].startswith(
+        "https://huggingface.co/timm/"
+    )
+    assert origin("resnet18", "/w.pth", "f00") == {"source": "/w.pth", "sha256": "f00"}
+    assert origin("resnet18", "none", None) == {"source": "none"}
 
 
 @pytest.mark.parametrize(
