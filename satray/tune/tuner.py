@@ -166,7 +166,8 @@ def work_of(sweep: Sweep, run: Run) -> Work:
     allot = functools.partial(cluster.allot, recipe.resources, run.say, gpu_share=recipe.gpu_share)
     workers = allot()
     there = ray.cluster_resources()
-    fitting = trials_at_once(there, cluster.node_count(), cores(), workers)
+    one = cores() if cluster.node_count() == 1 else int(there.get("CPU", 0))
+    fitting = trials_at_once(there, len(cluster.cpu_nodes()), one, workers)
     most = math.inf if recipe.concurrent == "auto" else recipe.concurrent
     at_once: dict[Regime, int] = {name: int(min(each, most)) for name, each in fitting.items()}
     of_all = allot(count=workers.count * at_once["backbone"])
@@ -190,8 +191,8 @@ def trials_at_once(
 
     Args:
         there: `CPU` and `GPU` of the cluster, by Ray's count.
-        nodes: machines.
-        cores: of the driver's machine.
+        nodes: machines with CPUs.
+        cores: of the machine, where the driver's is the only one.
         workers: of a trial that trains its backbone.
     """
     cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
