@@ -3,7 +3,8 @@
 Each edge of an outline is cut into equal parts, as many as it takes for a part to be straight in
 longitude and latitude to half a pixel. Longitudes are then unrolled along the way, so that an
 outline over the antimeridian stays in one piece until it is cut there; one around a pole shows by
-the turn that it makes, and has none.
+the turn that it makes, and has none. All outlines of a table are arrays, and shapely alone makes
+them; the few that are cut are taken one by one.
 
 Legend: N outlines, V points along them.
 """

@@ -2,6 +2,9 @@
 
 Legend: N tiles, K classes. Class names stand in column names as they are (`score_haze & fog`); a
 tower's name is [a-z0-9]+, so `share_<tower>_<class>` splits at the first underscore after it.
+
+Tables are pyarrow's, with GeoParquet's metadata added here: they are written in parts, and
+geopandas would hold all rows at once, each geometry an object.
 """
 
 import json

@@ -4,7 +4,9 @@ An item (a scene, a block of tiles) is opened and read in parts by CPU tasks; ea
 the network in an actor, on a GPU or on CPU cores; and what came of all its parts is written by a
 CPU task. Pixels and results travel between these processes as object references: the driver holds
 a few bytes of each. Items are opened one after another as there is room for them, so that the
-first is scored while others are still being looked at.
+first is scored while others are still being looked at. What the network says of an item is held
+until all its parts are looked at and its writing begins: of a scene's tiles 19 bytes each with two
+classes, of its maps 4 a cell and class.
 
 Here it is said what is done; `scheduler` says when, and `pipeline` does it on Ray.
 """

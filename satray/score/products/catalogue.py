@@ -2,7 +2,8 @@
 
 A scene's time is what a pattern finds in its name, else its Item's, its TIFF tag's, else when it
 was stored. Hrefs of products are relative and literal: a `%20` is part of a product's name, as
-pystac and GDAL read paths and object keys.
+pystac and GDAL read paths and object keys. Fields of extensions are written by their names: pystac
+has no `processing`, and of the others the versions named here are those that are tested.
 """
 
 import contextlib
