@@ -42,6 +42,7 @@ def refused(*_, **__):
 
 def hanging(*_, **__):
     time.sleep(60)
+    refused()
 
 
 def one_tower(backbone):

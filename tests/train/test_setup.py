@@ -325,7 +325,8 @@ def load(name):
 
 
 def test_the_recipes_hold_no_key_without_effect():
-    names = [path.stem for kind in ("planet", "ships") for path in RECIPES.glob(f"{kind}_*.yaml")]
+    kinds = ("planet", "ships", "transfer")
+    names = [path.stem for kind in kinds for path in RECIPES.glob(f"{kind}_*.yaml")]
     assert {name: load(name)[1].notes for name in names} == dict.fromkeys(names, ())
 
 
