@@ -1,5 +1,6 @@
 """Sweeps on a real Ray: heads from features, failures, deaths, interruptions, backbones."""
 
+import hashlib
 import json
 import os
 import signal
@@ -11,7 +12,8 @@ import pytest
 from by_hand import worked
 from train.small_archive import SIDE, generate, validation_map
 
-from satray.config.cli import validate
+from satray.config.cli import parse_yaml, validate
+from satray.config.train import TrainRecipe
 from satray.config.tune import TuneRecipe
 from satray.runs.run import Run
 from satray.storage import Storage
@@ -67,6 +69,11 @@ def make_run(folder):
 
 def board(run):
     return pq.read_table(os.path.join(run.out, "leaderboard.parquet")).to_pylist()
+
+
+def best_recipe(run):
+    tree = parse_yaml((Path(run.out) / "best.yaml").read_text(), "best.yaml")
+    return validate(TrainRecipe, tree)
 
 
 def mortal(folder):
@@ -157,12 +164,7 @@ def test_what_fails_is_recorded_and_ends_nothing(heads) -> None:
 
 
 def test_the_best_recipe_is_one_that_train_takes(heads) -> None:
-    from satray.config.cli import parse_yaml
-    from satray.config.train import TrainRecipe
-
-    _, _, run, _, _ = heads
-    tree = parse_yaml((Path(run.out) / "best.yaml").read_text(), "best.yaml")
-    recipe = validate(TrainRecipe, tree)
+    recipe = best_recipe(heads[2])
     assert recipe.stages[0].trainable == "head"
     assert recipe.augment.views == 2
 
@@ -213,21 +215,33 @@ def kept(run):
 def test_optuna_suggests_and_goes_on_where_it_was(job, heads, archive, store, tmp_path) -> None:
     space = {RATE: {"log_uniform": [1e-4, 1e-1]}}
     keys = {"search": "optuna", "space": space, "seed": 4, "concurrent": 1}
+    file = Path(heads[2].out) / "bundle" / "model.safetensors"
+    base = {"seed": 0, "weights": str(file), "pseudo_epoch": 8}
     first, _ = make_run(tmp_path / "out")
-    recipe = make_recipe(archive, store, {"seed": 0}, trials=4, **keys)
+    recipe = make_recipe(archive, store, base, trials=4, **keys)
     assert worked(job, recipe, first).counts["trials_done"] == 4
     four = {row["trial"] for row in board(first)}
     more, said = make_run(tmp_path / "out")
-    outcome = worked(job, make_recipe(archive, store, {"seed": 0}, trials=6, **keys), more)
+    outcome = worked(job, make_recipe(archive, store, base, trials=6, **keys), more)
     assert outcome.counts["trials_done"] == 6
     assert "4 of 6 trials had ended before" in said
     rows = board(more)
     assert four < {row["trial"] for row in rows}
     assert len({row[RATE] for row in rows}) == 6
-    # with all of its trials ended, a rerun suggests none
+    # with all of its trials ended, a rerun suggests none, and fine-tunes the best where asked to
     again, _ = make_run(tmp_path / "out")
-    worked(job, make_recipe(archive, store, {"seed": 0}, trials=6, **keys), again)
+    worked(job, make_recipe(archive, store, base, trials=6, refit=True, **keys), again)
     assert board(again) == rows
+    recipe = best_recipe(again)
+    assert [stage.trainable for stage in recipe.stages] == ["head", "all"]
+    assert recipe.stages[0].learning_rate == rows[0][RATE]
+    history = pq.read_table(Path(again.out) / "refit" / "history.parquet")
+    assert set(history["stage"].to_pylist()) == {0, 1}
+    from satray.models.bundle import load_bundle
+
+    origin = load_bundle(again.out, Storage()).spec.provenance["weights"]["rgb"]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert origin == {"source": str(file), "sha256": digest}
 
 
 def test_backbones_train_on_workers_and_a_stopped_one_gives_them_back(
