@@ -239,9 +239,13 @@ def test_evaluate(setting, tmp_path) -> None:
             "resources": {"workers": 1, "gpus": "no"},
         }
     )
-    found = evaluate.read(given, Storage())
-    run = Run("evaluate", "abcdefabcdef", str(tmp_path / "out"), Storage())
-    record = perform(job_of("evaluate"), given, found, run)
+    found, made = evaluate.read(given, Storage()), []
+    for ray in (True, False):
+        out = str(tmp_path / f"{ray}")
+        run = Run("evaluate", "abcdefabcdef", out, Storage(), ray=ray)
+        record = perform(job_of("evaluate"), given, found, run)
+        made.append(products(run))
+    assert made[0] == made[1]  # on Ray as in this process
     checked(Path(run.uri("report.html")).read_bytes())
     assert {"report.html", "plots/reliability.png"} <= {p.path for p in record.products}
     table = table_of(run)
