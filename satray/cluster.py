@@ -248,7 +248,7 @@ def allot(
         wanted, bundles, strategy = {"CPU": count + 1}, [each] * count + [{"CPU": 1.0}], "PACK"
         if gpu:  # a share never spans two
             wanted["GPU"] = math.ceil(count / math.floor(1 / gpu_share + 1e-9))
-        elif 1 < count > len(cpu_nodes()) and _can_start([{"CPU": 2.0}] * count):
+        elif count > max(1, len(cpu_nodes())) and _can_start([{"CPU": 2.0}] * count):
             # a node each, since it takes all its CPUs: else they would share what is up first
             wanted[NODE], bundles, strategy = count, [{"CPU": 2.0}] * count, "STRICT_SPREAD"
         _await(wanted, bundles, resources.wait, say, strategy)
