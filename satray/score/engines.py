@@ -1,4 +1,4 @@
-"""What computes a bundle's features: eager torch in float32 or bfloat16, or OpenVINO on CPUs.
+"""What computes a bundle's features: eager torch, or OpenVINO on CPUs; in float32 or bfloat16.
 
 OpenVINO folds normalisations, fuses activations and lays weights out for the processor at hand
 (bench/RESULTS.md has what it gives); its features are equal to eager torch's within `TOLERANCE`. A
@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -80,18 +81,18 @@ def load_engine(
         and bundle.spec.provenance.get("precision") in ("auto", "bf16")
         and torch.cuda.is_bf16_supported(including_emulation=False)
     )
-    if bf16:
-        return Loaded(bundle, bf16_features(bundle), "eager bf16")
+    asked, why = "bf16" if bf16 else "fp32", ""
     # Group normalisation is slower there (bench/RESULTS.md).
     slower = all(tower.backbone == SIMPLE_CNN for tower in bundle.spec.variant.towers)
-    if gpu or engine == "eager" or (engine == "auto" and slower):
-        return Loaded(bundle, None, "eager fp32")
-    try:
-        return Loaded(bundle, openvino_features(bundle), "openvino fp32")
-    except ValueError as error:
-        if engine == "openvino":
-            raise InputError(f"engine: {error}; accepted: auto, eager") from error
-        return Loaded(bundle, None, f"eager ({error}) fp32")
+    if not (gpu or engine == "eager" or (engine == "auto" and slower)):
+        try:
+            features, got = openvino_features(bundle, bf16)
+            return Loaded(bundle, features, f"openvino {got}")
+        except ValueError as error:
+            if engine == "openvino":
+                raise InputError(f"engine: {error}; accepted: auto, eager") from error
+            why = f"({error}) "
+    return Loaded(bundle, bf16_features(bundle) if bf16 else None, f"eager {why}{asked}")
 
 
 def bf16_features(bundle: Bundle) -> Features:
@@ -106,17 +107,25 @@ def bf16_features(bundle: Bundle) -> Features:
     return features
 
 
-def openvino_features(bundle: Bundle) -> Features:
+def openvino_features(bundle: Bundle, bf16: bool = False) -> tuple[Features, str]:
     """A bundle's features by OpenVINO, all towers; the bundle is on the CPU, and stays as it is.
+
+    Args:
+        bundle: on the CPU.
+        bf16: compute in bfloat16, where the processor does.
+
+    Returns:
+        The features, in float32, and what they are computed in: `fp32` or `bf16`.
 
     Raises:
         ValueError: it cannot run a tower.
     """
     bands, backbones = bundle.spec.bands, bundle.network.backbones()
     towers: dict[str, tuple[list[int], Callable[[Tensor], Tensor]]] = {}
+    precision = "fp32"
     for tower in bundle.spec.variant.towers:
         try:
-            forward = converted(backbones[tower.name], len(tower.bands))
+            forward, precision = converted(backbones[tower.name], len(tower.bands), bf16)
         except Exception as error:  # of any class; whatever a model's Python holds
             why = one_line(error)[:200]
             raise ValueError(f"openvino cannot run tower {tower.name}: {why}") from error
@@ -130,7 +139,7 @@ def openvino_features(bundle: Bundle) -> Features:
             for name, (take, forward) in towers.items()
         }
 
-    return features
+    return features, precision
 
 
 def engine_for(key: EngineKey, px: float, workers: "Workers | None") -> EngineKey:
@@ -146,15 +155,19 @@ def engine_for(key: EngineKey, px: float, workers: "Workers | None") -> EngineKe
 
 
 @torch.inference_mode()
-def converted(backbone: Backbone, bands: int) -> Callable[[Tensor], Tensor]:
+def converted(backbone: Backbone, bands: int, bf16: bool) -> tuple[Callable[[Tensor], Tensor], str]:
     """A backbone compiled by OpenVINO, with as many threads as torch has here.
 
     Args:
         backbone: in eval mode, on the CPU; stays as it is.
         bands: C.
+        bf16: compute in bfloat16, where the processor does.
+
+    Returns:
+        Its forward, and what that computes in: `fp32` or `bf16`.
 
     Raises:
-        ValueError: its features differ from eager torch's.
+        ValueError: its features in float32 differ from eager torch's.
         Exception: OpenVINO or torch's tracer do not take it; of many classes.
     """
     # It would report every import and conversion to its makers.
@@ -171,24 +184,31 @@ def converted(backbone: Backbone, bands: int) -> Callable[[Tensor], Tensor]:
     laid = openvino.preprocess.PrePostProcessor(model)  # batches come channels last: no copy
     laid.input().tensor().set_layout(openvino.Layout("NHWC"))
     laid.input().model().set_layout(openvino.Layout("NCHW"))
-    compiled = openvino.Core().compile_model(
-        laid.build(),
-        "CPU",
-        {
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "INFERENCE_PRECISION_HINT": "f32",  # else processors with bfloat16 take that
-            "CPU_DENORMALS_OPTIMIZATION": True,
-        },
-    )
+    built = laid.build()
 
-    def forward(x_BCHW: Tensor) -> Tensor:
+    def compiled(hint: str) -> Any:
+        return openvino.Core().compile_model(
+            built,
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "INFERENCE_PRECISION_HINT": hint,
+                "CPU_DENORMALS_OPTIMIZATION": True,
+            },
+        )
+
+    def features(program: Any, x_BCHW: Tensor) -> Tensor:
         x_BHWC = x_BCHW.permute(0, 2, 3, 1).contiguous()
-        return torch.from_numpy(compiled(x_BHWC.numpy())[0])
+        return torch.from_numpy(program(x_BHWC.numpy())[0])
 
-    gap = difference(forward(tried), backbone(tried))
+    program = compiled("f32")
+    gap = difference(features(program, tried), backbone(tried))
     if not gap <= TOLERANCE:
         raise ValueError(f"its features differ from eager torch's by {gap:.1e} of the largest")
-    return forward
+    if bf16:
+        program = compiled("bf16")
+    taken = program.get_property("INFERENCE_PRECISION_HINT").to_string()
+    return partial(features, program), "bf16" if taken == "bf16" else "fp32"
 
 
 def difference(f_BDhw: Tensor, eager_BDhw: Tensor) -> float:
