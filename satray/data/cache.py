@@ -36,8 +36,12 @@ IN_USE = 600.0
 
 
 def cache_folder(named: str | None) -> Path:
-    """The folder that caches live in; by default this user's, under the system's temporary one."""
-    return Path(named or f"{tempfile.gettempdir()}/satray-{os.getuid()}/tiles")
+    """The folder that caches live in, and nothing else: this user's, below one that may be named.
+
+    Args:
+        named: `cache.folder`; None: the system's temporary folder.
+    """
+    return Path(named or tempfile.gettempdir()) / f"satray-{os.getuid()}" / "tiles"
 
 
 def boot() -> str:
@@ -145,10 +149,13 @@ def open_cache(plan: CachePlan | None) -> TileCache | None:
                 tiles = room // (plan.tile_bytes + 1)
                 if tiles == 0:
                     return None
-                folder.mkdir()
+                new = plan.root / "new"  # its name comes last: what has it is whole
+                shutil.rmtree(new, ignore_errors=True)
+                new.mkdir()
                 for name, size in (("pixels", tiles * plan.tile_bytes), ("flags", plan.rows)):
-                    with open(folder / name, "wb") as file:
+                    with open(new / name, "wb") as file:
                         file.truncate(size)
+                new.rename(folder)
             os.utime(folder)
             return TileCache(plan)
     except OSError:

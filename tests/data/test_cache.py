@@ -70,8 +70,8 @@ def test_where_not_all_fit_the_first_are_kept_and_a_line_says_so(plan, fit, kept
     assert [says in line and "cache.gib" in line for line in lines] == [True] * (len(kept) < 6)
 
 
-def test_without_a_size_half_of_the_free_disk_is_taken(plan):
-    free = shutil.disk_usage(plan.root.parent).free
+def test_without_a_size_half_of_the_free_disk_is_taken(plan, tmp_path):
+    free = shutil.disk_usage(tmp_path).free
     many = replace(plan, gib=None, rows=int(0.9 * free / plan.tile_bytes))
     (line,) = cache_lines(many)
     kept = int(line.split("keeps ")[1].split(" of ")[0].replace(",", ""))
@@ -88,18 +88,22 @@ def aged(plan, seconds):
 
 def test_the_least_recently_used_makes_room_and_one_in_use_does_not(plan, tmp_path):
     plans = [room_for(replace(plan, identity=f"index-{k}"), 12) for k in range(3)]
+    users = tmp_path / "tiles" / "thesis" / "chapter-1"  # a folder that holds more than caches
+    users.mkdir(parents=True)
+    os.utime(users.parent, (0, 0))
     aged(plans[1], 2000)
     with closing(open_cache(plans[1])) as reader:
         aged(plans[1], 2000)
         aged(plans[0], 1000)
         open_cache(plans[2]).close()
-        left = {folder.name for folder in (tmp_path / "tiles").iterdir() if folder.is_dir()}
+        left = {folder.name for folder in plan.root.iterdir() if folder.is_dir()}
         assert left == {plans[0].name, plans[2].name}
         reader.put(1, tile(1, plan))  # a reader of a removed cache is not disturbed
         reader.get(1, out := np.zeros(plan.shape, plan.dtype))
         np.testing.assert_array_equal(out, tile(1, plan))
     assert open_cache(room_for(replace(plan, identity="more than there is"), 12)) is not None
     assert open_cache(room_for(replace(plan, identity="yet more"), 6)) is None
+    assert users.exists()
 
 
 def test_an_unwritable_folder_means_no_cache(plan, tmp_path):
@@ -108,9 +112,13 @@ def test_an_unwritable_folder_means_no_cache(plan, tmp_path):
     assert open_cache(None) is None
 
 
-def _beyond_the_limit(plan):
+def _no_larger_files(limit):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3 * plan.tile_bytes + 100,) * 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def _beyond_the_limit(plan):
+    _no_larger_files(3 * plan.tile_bytes + 100)
     with closing(open_cache(plan)) as cache:
         for row in range(plan.rows):
             cache.put(row, tile(row, plan))
@@ -122,6 +130,19 @@ def test_a_full_disk_ends_keeping_and_not_the_task(plan):
     process.start()
     process.join()
     assert (process.exitcode, held(plan)) == (0, [0, 1, 2])
+
+
+def _begin(plan):
+    _no_larger_files(plan.rows // 2)
+    assert open_cache(plan) is None
+
+
+def test_a_cache_that_could_not_be_made_whole_is_made_anew(plan):
+    plan = room_for(replace(plan, shape=(1, 1, 1), dtype="uint8", rows=4000), 100)
+    process = FORK.Process(target=_begin, args=(plan,))
+    process.start()
+    process.join()
+    assert (process.exitcode, held(plan)) == (0, [])
 
 
 def _write_for_ever(plan):

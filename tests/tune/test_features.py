@@ -17,7 +17,7 @@ from train.small_archive import generate
 from tune.feature_material import DOUBLE, extracted, from_features, in_memory, opened, prepare
 
 from satray.config.train import CacheOptions
-from satray.data.cache import IN_USE, make_room
+from satray.data.cache import IN_USE, cache_folder, make_room
 from satray.errors import InputError, SatrayError, TrainingError
 from satray.models.network import Network
 from satray.tune import feature_table
@@ -230,7 +230,7 @@ def test_a_node_without_room_or_folder_says_so(table, tmp_path, monkeypatch) -> 
 
 def test_caches_of_tiles_leave_features_in_use_alone(table, tmp_path) -> None:
     wanted = table.open("train", "avg", LABELS).parts[0]
-    root = tmp_path / "node"
+    root = cache_folder(str(tmp_path / "node"))
     (home,) = (path for path in root.iterdir() if path.is_dir())
     assert make_room(root, "tiles", 1000, 1001 / 2**30) < 1000
     assert home.exists()
