@@ -6,6 +6,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -81,6 +82,8 @@ class IsPath:
 
     written: bool = False
     """Whether the job writes there, so that it may lie in `out`."""
+    local: bool = False
+    """Whether each machine has its own: no URI, and no data that jobs share."""
     words: tuple[str, ...] = ()
     """Values that are no paths, alone or with more after a colon (`pretrained:TAG`)."""
 
@@ -101,6 +104,15 @@ ONE_ALONE = BeforeValidator(lambda given: [given] if isinstance(given, str) else
 Texts = Annotated[tuple[str, ...], ONE_ALONE]
 ReadPath = Annotated[str, IsPath()]
 WrittenPath = Annotated[str, IsPath(written=True)]
+
+
+def _no_uri(path: str) -> str:
+    if "://" in path:
+        raise ValueError(f"found {path}; accepted: a local folder")
+    return path
+
+
+LocalPath = Annotated[str, IsPath(local=True), AfterValidator(_no_uri)]
 
 
 def without_alpha(names: Any) -> Any:
@@ -170,7 +182,7 @@ class Recipe(Section):
         return False
 
     def paths(self, *, written: bool = True) -> list[tuple[str, str]]:
-        """The paths in it, as (dotted key, path); words like `none` are left out.
+        """The paths of data in it, as (dotted key, path); words like `none` are left out.
 
         Args:
             written: with those that the job writes to.
@@ -258,14 +270,18 @@ def idle_keys(recipe: Section) -> tuple[str, ...]:
 
 
 def paths_in(
-    annotation: Any, value: Any, name: str = "", *, written: bool = True
+    annotation: Any, value: Any, name: str = "", *, written: bool = True, local: bool = False
 ) -> Iterator[tuple[str, str]]:
-    """The paths in a value, as (dotted key, path); arguments as of `walk` and `Recipe.paths`."""
+    """The paths in a value, as (dotted key, path); arguments as of `walk` and `Recipe.paths`.
+
+    `local`: with those of which each machine has its own.
+    """
     for each in walk(annotation, name, value):
         marks = [mark for _, marks in options(each.annotation) for mark in marks]
         for mark in marks if isinstance(each.value, str) else ():
-            shown = isinstance(mark, IsPath) and (written or not mark.written)
-            if shown and not mark.is_word(each.value):
+            if not isinstance(mark, IsPath) or mark.is_word(each.value):
+                continue
+            if (written or not mark.written) and (local or not mark.local):
                 yield each.name, each.value
 
 

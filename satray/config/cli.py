@@ -98,7 +98,7 @@ def validate(model: type[R], tree: dict[str, Any], path: Callable[[str], str] | 
         InputError: the first thing wrong, in one line.
     """
     if path is not None:
-        for name, text in list(paths_in(model, tree)):
+        for name, text in list(paths_in(model, tree, local=True)):
             try:
                 apply_overrides(tree, {name: path(text)})
             except ValueError as error:

@@ -10,6 +10,7 @@ from satray.config.base import (
     Factor,
     Fraction,
     IsPath,
+    LocalPath,
     Natural,
     NotNegative,
     Positive,
@@ -226,8 +227,10 @@ class CacheOptions(Section):
     """Decoded tiles kept on each node's disk, so that they are read and decoded once."""
 
     enabled: bool = key(True, "keep decoded tiles")
-    folder: str | None = key(
-        None, "local folder; default a folder of this user under the system's", needs=_ENABLED
+    folder: LocalPath | None = key(
+        None,
+        "local folder, in which each user gets one; default the system's temporary folder",
+        needs=_ENABLED,
     )
     gib: Positive | None = key(
         None,

@@ -75,6 +75,7 @@ def test_every_python_float_is_read_back(value: float) -> None:
         (PrepareRecipe, "bands=[red,Alpha]", "bands: found alpha; accepted: names of the data"),
         (PrepareRecipe, "split.block=500", "split.block=500.0 does nothing here: it works with sp"),
         (PrepareRecipe, "split={by: column, val: 0.3}", "split.val=0.3 does nothing here: it work"),
+        (TrainRecipe, "cache.folder=s3://b/c", "folder: found s3://b/c; accepted: a local folder"),
         (PrepareRecipe, "extensions=[]", "extensions=[]: accepted: list of text"),
     ],
 )  # fmt: skip
@@ -148,6 +149,10 @@ def test_paths_are_those_of_trials_too_and_are_made_absolute() -> None:
     arguments = ["index=i", "features.folder=kept", "out=o"]
     moved = build(TuneRecipe, arguments, lambda path, options: b"", lambda path: f"/at/{path}")
     assert [path for _, path in moved.paths()] == ["/at/i", "/at/kept", "/at/o"]
+    read, at = (lambda path, options: b""), (lambda path: f"/at/{path}")
+    trained = build(TrainRecipe, ["index=i", "cache.folder=c"], read, at)
+    assert trained.cache.folder == "/at/c"
+    assert [path for _, path in trained.paths()] == ["/at/i"]  # each node has its own
 
 
 def test_where_and_how_fast_a_job_runs_is_not_what_it_makes() -> None:
