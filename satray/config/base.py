@@ -115,13 +115,21 @@ def _no_uri(path: str) -> str:
 LocalPath = Annotated[str, IsPath(local=True), AfterValidator(_no_uri)]
 
 
-def without_alpha(names: Any) -> Any:
-    """Refuse `alpha` among names of data bands: it would reach the network, and hide nothing."""
-    if isinstance(names, tuple) and any(str(name).lower() == "alpha" for name in names):
+def names_of_bands(names: Any) -> Any:
+    """Refuse names of a file's data bands that cannot be: `alpha`, or one name twice.
+
+    Alpha would reach the network, and hide nothing; of equal names a tower could take one only.
+    """
+    if not isinstance(names, tuple):
+        return names
+    if any(str(name).lower() == "alpha" for name in names):
         raise ValueError(
             "found alpha; accepted: names of the data bands (one tagged alpha hides pixels, and is "
             "not named)"
         )
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"found {twice} {names.count(twice)} times; accepted: different names")
     return names
 
 

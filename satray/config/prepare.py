@@ -16,7 +16,7 @@ from satray.config.base import (
     Texts,
     idle_keys,
     key,
-    without_alpha,
+    names_of_bands,
 )
 
 Task = Literal["binary", "multilabel", "multiclass"]
@@ -105,7 +105,7 @@ class PrepareRecipe(Recipe):
         identity=False,
     )
 
-    _without_alpha = field_validator("bands")(without_alpha)
+    _named = field_validator("bands")(names_of_bands)
 
     @field_validator("label_positive")
     @classmethod

@@ -17,7 +17,7 @@ from satray.config.base import (
     Texts,
     idle_keys,
     key,
-    without_alpha,
+    names_of_bands,
 )
 
 _SCENES = {"tiles": (None,)}
@@ -171,7 +171,7 @@ class ScoreRecipe(Recipe):
         ScheduleOptions(), "scenes: with only_new", needs=_SCENES | {"only_new": (True,)}
     )
 
-    _without_alpha = field_validator("bands")(without_alpha)
+    _named = field_validator("bands")(names_of_bands)
 
     @property
     def shares_out(self) -> bool:

@@ -73,6 +73,7 @@ def test_every_python_float_is_read_back(value: float) -> None:
         (TrainRecipe, "--frob", "--frob: unknown option"),
         (TrainRecipe, "other.yaml", "at most one recipe file" ),
         (PrepareRecipe, "bands=[red,Alpha]", "bands: found alpha; accepted: names of the data"),
+        (PrepareRecipe, "bands=[red,nir,nir]", "bands: found nir 2 times; accepted: differen"),
         (PrepareRecipe, "split.block=500", "split.block=500.0 does nothing here: it works with sp"),
         (PrepareRecipe, "split={by: column, val: 0.3}", "split.val=0.3 does nothing here: it work"),
         (TrainRecipe, "cache.folder=s3://b/c", "folder: found s3://b/c; accepted: a local folder"),
