@@ -91,8 +91,12 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
     """List the images, read the label table, match them, and split the rows.
 
     Raises:
-        InputError: nothing to prepare, a wrong label table, too many without a partner.
+        InputError: nothing to prepare, a wrong label table, too many without a partner, numbers
+            that are no unit.
     """
+    given = (recipe.bands, recipe.scale, recipe.offset)
+    count = next((len(some) for some in given if isinstance(some, tuple)), 1)
+    _stated(recipe.bands or tuple(f"b{n + 1}" for n in range(count)), recipe)
     digests, labels = dict[str, str](), None
     if recipe.labels is not None:  # before the listing is there too, since this takes much memory
         data = storage.read(recipe.labels)
@@ -369,20 +373,25 @@ def _publish(archive: probe.Archive, found: Survey, recipe: PrepareRecipe, run: 
 
 def _units(alike: Sequence[probe.Alike], kind: Kind, recipe: PrepareRecipe) -> Units:
     """The archive's units: the recipe's, else what most tiles state; of equal ones the first."""
-    if recipe.scale is None and recipe.offset is None:
-        stated = probe.tally(alike, lambda header: header.units)
-        return min(stated, key=lambda units: (-stated[units], repr(units)))
+    if recipe.scale is not None or recipe.offset is not None:
+        return _stated(kind.bands, recipe)
+    stated = probe.tally(alike, lambda header: header.units)
+    return min(stated, key=lambda units: (-stated[units], repr(units)))
+
+
+def _stated(bands: tuple[str, ...], recipe: PrepareRecipe) -> Units:
+    """The recipe's units, of bands called so or as many."""
     numbers = []
     for name, value in (("scale", recipe.scale), ("offset", recipe.offset)):
-        some = value if isinstance(value, tuple) else (value,) * len(kind.bands)
-        if len(some) != len(kind.bands):
+        some = value if isinstance(value, tuple) else (value,) * len(bands)
+        if len(some) != len(bands):
             raise InputError(
                 f"{name}: found {len(some)} numbers; accepted: one, or one for each of "
-                f"{', '.join(kind.bands)}"
+                f"{', '.join(bands)}"
             )
         numbers.append(some)
     try:
-        return tuple(map(unit_of, kind.bands, *numbers))
+        return tuple(map(unit_of, bands, *numbers))
     except DecodeError as error:
         raise InputError(f"scale, offset: {error}") from error
 

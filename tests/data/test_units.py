@@ -200,6 +200,22 @@ def test_archives_of_mixed_units(tmp_path, units, recipe, whole, says):
     assert [says in line for line in lines] == [True] * (says is not None)
 
 
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"scale": (1.0, 0.0)}, "scale, offset: band b2 states scale 0.0; accepted: a finite"),
+        ({"scale": (1.0, 1.0), "offset": (0.0,)}, "offset: found 1 numbers; accepted: one, or one"),
+        ({"scale": (1.0,), "bands": ("red", "nir")}, "scale: found 1 .* for each of red, nir$"),
+    ],
+)
+def test_a_wrong_unit_is_refused_before_an_image_is_read(tmp_path, keys, says):
+    for name in ("a/1.tif", "b/2.tif"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(InputError, match=says):
+        prepare.read(PrepareRecipe(images=str(tmp_path), **keys), STORE)
+
+
 def test_a_tile_in_another_unit_is_named_whatever_its_split(tmp_path):
     for n, name in enumerate(("K", "K", "degC")):
         place = tmp_path / "tiles" / "ab"[n % 2] / f"{n}.tif"
