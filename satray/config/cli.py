@@ -82,8 +82,10 @@ def build(
         tree = parse_yaml(data, file) or {}
         if not isinstance(tree, dict):
             raise InputError(f"{file}: holds {type(tree).__name__}; accepted: a YAML mapping")
-    _fill_lists(model, tree, overrides)
-    return validate(model, apply_overrides(tree, overrides), path)
+    inside = {name: overrides[name] for name in overrides if re.match(r"\w+\.\d", name)}
+    apply_overrides(tree, {name: overrides[name] for name in overrides if name not in inside})
+    _fill_lists(model, tree, inside)
+    return validate(model, apply_overrides(tree, inside), path)
 
 
 def validate(model: type[R], tree: dict[str, Any], path: Callable[[str], str] | None = None) -> R:
@@ -132,18 +134,27 @@ def _split(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
 
 
 def apply_overrides(tree: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """Set dotted keys in a nested mapping; a number steps into a list (`stages.0.dropout`)."""
-    for dotted, value in overrides.items():
+    """Set dotted keys in a nested mapping; a number steps into a list (`stages.0.dropout`).
+
+    What is given whole (`stages`) comes before what is changed in it, else in the order given.
+
+    Raises:
+        InputError: no such place in a list, or one that holds no keys.
+    """
+    for dotted in sorted(overrides, key=lambda dotted: dotted.count(".")):
         *parents, last = dotted.split(".")
         node: Any = tree
-        for done, part in enumerate(parents):
+        for done, part in enumerate(parents, 1):
             if isinstance(node, list):
-                node = node[_index(node, part, ".".join(parents[: done + 1]))]
+                path = ".".join(parents[:done])
+                node = node[_index(node, part, path)]
+                if not isinstance(node, dict | list):
+                    raise InputError(f"{path}={node}: accepted: a mapping, for {dotted} to change")
             else:
                 if not isinstance(node.get(part), dict | list):
                     node[part] = {}
                 node = node[part]
-        node[_index(node, last, dotted) if isinstance(node, list) else last] = value
+        node[_index(node, last, dotted) if isinstance(node, list) else last] = overrides[dotted]
     return tree
 
 
@@ -154,14 +165,15 @@ def _index(items: list[Any], part: str, path: str) -> int:
     return int(part)
 
 
-def _fill_lists(model: type[BaseModel], tree: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Lay out default lists that an override steps into, so that `stages.0.x=1` works alone."""
-    for dotted in overrides:
-        first, _, rest = dotted.partition(".")
-        field = model.model_fields.get(first)
-        if rest[:1].isdigit() and first not in tree and field and field.default_factory:
-            items = field.get_default(call_default_factory=True, validated_data=tree | overrides)
-            tree[first] = [item.model_dump(mode="json") for item in items]
+def _fill_lists(model: type[BaseModel], tree: dict[str, Any], inside: Iterable[str]) -> None:
+    """Lay out default lists that an override steps into, so that `stages.0.x=1` works alone.
+
+    Defaults depend on the other keys, so that these must be there, and right.
+    """
+    made = {name for name, field in model.model_fields.items() if field.default_factory}
+    wanted = made & {name.partition(".")[0] for name in inside} - tree.keys()
+    if wanted:
+        tree.update(validate(model, tree).model_dump(mode="json", include=wanted))
 
 
 def _yaml() -> Any:

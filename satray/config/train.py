@@ -379,13 +379,11 @@ def usual_stages(keys: Mapping[str, Any]) -> tuple[StageOptions, ...]:
     Where towers are declared timm is asked, and imported, for whose weights are published.
 
     Args:
-        keys: of `train`.
+        keys: of `train`, validated.
     """
     weights, variant = keys.get("weights", "pretrained"), keys.get("variant", "single3")
-    if isinstance(variant, Section):
-        variant = variant.model_dump()
-    towers = variant.get("towers", ()) if isinstance(variant, Mapping) else ()
-    backbones = {str(tower.get("name")): str(tower.get("backbone")) for tower in towers}
+    towers = variant.towers if isinstance(variant, VariantOptions) else ()
+    backbones = {tower.name: tower.backbone for tower in towers}
     sources = weights
     if not isinstance(weights, Mapping):
         sources = dict.fromkeys(backbones or [str(variant)], weights)

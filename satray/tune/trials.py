@@ -341,9 +341,7 @@ def full_recipe(recipe: TuneRecipe, configuration: Mapping[str, Any]) -> TrainRe
     tree: dict[str, Any] = {"seed": recipe.seed, "stages": [{}]}  # not the usual stages
     try:
         for layer in (dotted(recipe.base), configuration):
-            # What is given whole (stages) comes before what is changed in it.
-            for key in sorted(layer, key=lambda key: key.count(".")):
-                apply_overrides(tree, {key: copy.deepcopy(layer[key])})
+            apply_overrides(tree, copy.deepcopy(dict(layer)))
         given = tree["stages"] if isinstance(tree["stages"], list) else []
         stages = [stage for stage in given if isinstance(stage, dict)]
         searched = any(TRAINABLE.fullmatch(key) for key in dotted(recipe.space))

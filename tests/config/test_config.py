@@ -39,6 +39,7 @@ def test_overrides_come_after_the_recipe_and_step_into_default_lists() -> None:
     assert (recipe.index, recipe.batch, recipe.input.size) == ("a", 16, 96)
     assert recipe.stages[0].learning_rate == pytest.approx(3e-5)
     assert made(TrainRecipe, "stages.0.trainable=head").stages[0].trainable == "head"
+    assert made(TrainRecipe, "stages.0.dropout=0.1", "stages=[{}]").stages[0].dropout == 0.1
     assert made(TrainRecipe, "batch=8", "batch=9").batch == 9
     assert made(PrepareRecipe, "classes=ship").classes == ("ship",)
     assert made(PrepareRecipe, "label_positive=>0", "label_separator==").label_separator == "="
@@ -70,6 +71,10 @@ def test_every_python_float_is_read_back(value: float) -> None:
         (TrainRecipe, "input.normalize={mean: [a], std: [1]}", "mean.0=a: accepted: number"),
         (TrainRecipe, "input={size: 300, resize: 200}", "resize=200 is below size=300"),
         (TrainRecipe, "stages.3.learning_rate=1", "stages.3: a list of 2; accepted: 0 to 1"),
+        (TrainRecipe, "stages=[head] stages.0.dropout=0.1", "stages.0=head: accepted: a mapping"),
+        (TrainRecipe, "variant={towers: [resnet18]} stages.0.dropout=0.1",
+         "variant.towers.0=resnet18: accepted: {name, backbone, bands}"),
+        (TrainRecipe, "variant={towers: 3} stages.0.dropout=0.1", "towers=3: accepted: list of"),
         (TrainRecipe, "--frob", "--frob: unknown option"),
         (TrainRecipe, "other.yaml", "at most one recipe file" ),
         (PrepareRecipe, "bands=[red,Alpha]", "bands: found alpha; accepted: names of the data"),
@@ -81,7 +86,8 @@ def test_every_python_float_is_read_back(value: float) -> None:
     ],
 )  # fmt: skip
 def test_errors_name_the_key_in_one_line(model, argument: str, says: str) -> None:
-    assert says in refusal(model, argument, file="index: a" if argument == "other.yaml" else None)
+    file = "index: a" if argument == "other.yaml" else None
+    assert says in refusal(model, *re.split(" (?=stages)", argument), file=file)
 
 
 @pytest.mark.parametrize(

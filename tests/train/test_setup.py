@@ -224,9 +224,12 @@ def test_a_key_set_by_hand_wins_over_the_default_stage_that_it_is_of():
     changed = {"pseudo_epochs": 2.0, "layer_decay": 0.5}
     assert rest == FINE_TUNING[1].model_copy(update=changed)
     tower = "{name: a, backbone: mobilenetv2_035, bands: [red]}"  # whose weights nobody published
-    for untaught in ("weights=none", f"variant={{towers: [{tower}]}}"):
-        (only,) = built(untaught, "stages.0.pseudo_epochs=2")
+    for untaught in ("weights=none", f"variant={{towers: [{tower}]}}", "weights.rgb=none"):
+        (only,) = built("stages.0.pseudo_epochs=2", untaught)
         assert only == FROM_SCRATCH[0].model_copy(update={"pseudo_epochs": 2.0})
+    resnet = "variant={towers: [{name: a, backbone: resnet18, bands: [red]}]}"
+    other = "variant.towers.0.backbone=convnext_tiny"
+    assert built(resnet, other, "stages.0.dropout=0.1")[1] == TRANSFORMER_TUNING[1]
     assert built("stages=[{pseudo_epochs: 2}]") == (StageOptions(pseudo_epochs=2.0),)
 
 

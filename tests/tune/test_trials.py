@@ -234,6 +234,7 @@ def read(archive, space, base=None, **keys) -> Sweep:
         ({"base": {"variant": "single3", RATE: 0.1, NAME: "constant"}}, "base fixes all"),
         ({"base": {"batch": 0}}, r"^base\.batch=0: accepted: integer >= 1"),
         ({"base": {"stages.3.trainable": "all"}}, r"^base\.stages\.3: a list of 1; accepted: 0"),
+        ({"base": {"stages": ["head"], RATE: 1}}, r"^base\.stages\.0=head: accepted: a mapping"),
         ({"space": {"lerning_rate": [1, 2]}}, r": lerning_rate: unknown key; did you mean"),
         ({"space": {"batch": [16, "x"]}}, "^configuration batch=x: batch=x: accepted: integer >="),
         ({"space": {"out": ["a"]}}, r"^space\.out: not a trial's"),
