@@ -167,7 +167,7 @@ def _examine(
     (batch,) = worker.read(rows)
     preprocess, wanted = worker.task.setup.preprocess(), recipe.check
     inputs = inputs_of(batch, lambda stored, *_: preprocess(stored), worker.device)
-    labels_BK = inputs.labels_BK.cpu().numpy()
+    labels_BK = inputs.labels_BK.cpu().numpy()[inputs.valid]
     stage = replace(worker.task.setup.plan.stages[0], options=StageOptions(), dropout=0.0)
     traces: list[Trace] = []
     for factor in (1.0, *FACTORS):
@@ -183,7 +183,7 @@ def _examine(
             losses.append(take(inputs, factor * rate))
             if math.isnan(losses[-1]):
                 break
-            logits_BK = torch.cat(outputs).float().cpu().numpy()
+            logits_BK = torch.cat(outputs).float().cpu().numpy()[inputs.valid]
             accuracy = accuracy_of(logits_BK, labels_BK, worker.task.setup.task)
             learnt = losses[-1] < wanted.loss and accuracy == 1
         traces.append(Trace(factor * rate, tuple(losses), accuracy, learnt))

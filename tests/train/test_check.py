@@ -11,7 +11,7 @@ import pytest
 from by_hand import planned, worked
 from hypothesis import given
 from hypothesis import strategies as st
-from train.small_archive import make_recipe, make_run
+from train.small_archive import generate, make_recipe, make_run
 
 from satray.config.train import CheckRecipe
 from satray.errors import InputError
@@ -114,6 +114,13 @@ def test_a_sound_set_up_passes_and_says_so(small_archive, tmp_path):
     assert document["evidence"]["main"]["accuracy"] == 1
     assert len(document["tile_ids"]) == 4
     assert outcome.summary[0].startswith("passed: 4 tiles learnt in")
+
+
+def test_a_tile_that_cannot_be_read_is_nothing_to_learn(tmp_path):
+    archive = generate(tmp_path / "archive", tiles=12, spoil=(1, 2, 3, 5))
+    fast = {"check": {"steps": 150}, "stages": at(1e-2), "batch": 9, "error_budget": 0.5}
+    outcome, document = checked(archive, tmp_path, **fast)
+    assert document["passed"], outcome.verdict
 
 
 @pytest.mark.parametrize(
