@@ -130,29 +130,34 @@ class Finding:
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 
 
-def sweep(take: Callable[[float], float], options: RangeOptions) -> Curve:
+def sweep(take: Callable[[float], float | None], options: RangeOptions) -> Curve:
     """Step while the learning rate grows from `lowest` to `highest`, and give the losses met.
 
     It ends where a loss is not finite, or where the smoothed loss is `BURST` times its best.
 
     Args:
-        take: takes a step at a learning rate, and gives the loss before it.
+        take: takes a step at a learning rate, and gives the loss before it; None where there was
+            nothing to learn from, which makes no point of the curve.
         options: rates and steps.
     """
     rates = np.geomspace(options.lowest, options.highest, options.steps).tolist()
+    met: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
     total = 0.0
-    for step, rate in enumerate(rates, 1):
+    for rate in rates:
         loss = take(rate)
+        if loss is None:
+            continue
         if not math.isfinite(loss):
             break
         total = SMOOTHING * total + (1 - SMOOTHING) * loss
+        met.append(rate)
         losses.append(loss)
-        smoothed.append(total / (1 - SMOOTHING**step))  # unbiased, as Adam's moments
+        smoothed.append(total / (1 - SMOOTHING ** len(losses)))  # unbiased, as Adam's moments
         if smoothed[-1] > BURST * min(smoothed):
             break
-    return Curve(tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), options.steps)
+    return Curve(tuple(met), tuple(losses), tuple(smoothed), options.steps)
 
 
 def suggest(curve: Curve) -> Suggestions:
@@ -295,7 +300,12 @@ def _sweep(worker: Worker, stage: int, seed: int, number: int) -> Curve:
     order = TrainOrder(len(worker.task.train), (samples,), drawn, True, repeats)
     read = worker.read(order.rows(0))
     inputs = ahead((inputs_of(batch, make, device, mixing=mixing) for batch in read), device)
-    return sweep(lambda rate: take(next(inputs), rate), options)
+
+    def step(rate: float) -> float | None:
+        batch = next(inputs)
+        return take(batch, rate) if batch.valid.any() else None
+
+    return sweep(step, options)
 
 
 # The job

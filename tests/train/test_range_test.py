@@ -226,6 +226,9 @@ def test_tiles_that_cannot_be_read_are_left_out_within_the_budget(tmp_path):
     spoilt = generate(tmp_path / "spoilt", tiles=32, spoil=(5,))
     common = {"landscape": ONCE, "batch": 4}
     assert losses_of(spoilt, tmp_path / "fits", error_budget=0.1, **common)
+    calm = {"batch": 1, "landscape": {**ONCE, "steps": 30, "highest": 1e-3}}  # 24 train tiles
+    (losses,) = losses_of(spoilt, tmp_path / "alone", error_budget=0.1, **calm)
+    assert 28 <= len(losses) < 30
     with pytest.raises(TrainingError, match=r"could not be read .error_budget=0\.01.") as error:
         losses_of(spoilt, tmp_path / "exceeds", error_budget=0.01, **common)
     assert "\n" not in str(error.value)
