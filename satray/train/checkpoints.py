@@ -73,7 +73,7 @@ class Kept:
     weights: State
     """State dict of the network, on the CPU."""
     validation: dict[str, Any]
-    """The row of that round (`Loop.step`), seconds left out."""
+    """The row of that round (`Loop.step`), but for what differs from run to run (`TIMES`)."""
     predictions: Predictions
     """Of the validation split."""
     precision: str = "fp32"

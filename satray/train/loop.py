@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from satray.config.train import TrainRecipe
 from satray.data.augment import Augment
 from satray.errors import TrainingError
-from satray.train.checkpoints import TrainState
+from satray.train.checkpoints import Kept, TrainState
 from satray.train.evaluation import Predictions, evaluate, within_budget
 from satray.train.losses import make_loss
 from satray.train.mixing import Mixing
@@ -44,6 +44,8 @@ Batches = Callable[[int], Iterator[Batch]]
 Row = dict[str, Any]
 """One round and its evaluation, flat and plain: see `Loop.step`."""
 
+TIMES = ("images_per_second", "seconds_data", "seconds_compute", "seconds_evaluate")
+"""Columns of a row that tell of the machine, and differ from run to run."""
 SKIPS = 10
 """Steps in a row, over pseudo-epochs and stops, that come out not finite and end training."""
 TELL = 1.0
@@ -169,9 +171,15 @@ class Loop:
             swa={} if self._swa is None else model_state(self._swa),
         )
 
-    def kept(self) -> dict[str, Tensor]:
-        """State dict of what was evaluated last; live tensors."""
-        return model_state(self._evaluated)
+    def kept(self, seen: Predictions) -> Kept:
+        """What was evaluated last, copied to the CPU's memory, and what it gave.
+
+        Args:
+            seen: the logits of that evaluation.
+        """
+        weights = {name: v.cpu().clone() for name, v in model_state(self._evaluated).items()}
+        row = {name: value for name, value in self.history[-1].items() if name not in TIMES}
+        return Kept(row["samples_seen"], weights, row, seen, self.precision)
 
     def _restore(self, state: TrainState) -> None:
         self._network.load_state_dict(state.model)

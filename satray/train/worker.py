@@ -27,7 +27,7 @@ from satray.runs.executor import each_block, torch_here
 from satray.runs.run import Run
 from satray.storage import Storage
 from satray.train import checkpoints
-from satray.train.checkpoints import Kept, Lost, Writer, score
+from satray.train.checkpoints import Lost, Writer, score
 from satray.train.imbalance import class_weights
 from satray.train.plan import PlannedStage, train_order
 from satray.train.setup import Setup
@@ -157,9 +157,7 @@ def train(
             return
         best, highest = None, max(score(each, setup.best) for each in loop.history)
         if seen is not None and score(row, setup.best) >= highest:
-            shown = {name: value for name, value in row.items() if "second" not in name}
-            weights = {name: value.cpu().clone() for name, value in loop.kept().items()}
-            best = Kept(row["samples_seen"], weights, shown, seen, loop.precision)
+            best = loop.kept(seen)
         writer.keep(replace(loop.state().copied(), lost=lost), best)
 
     try:

@@ -69,10 +69,6 @@ class HeadNetwork(nn.Module):
         """The head is all there is."""
         assert spec == "head", spec
 
-    def backbones(self) -> dict[str, nn.Module]:
-        """None: layers have no depth here."""
-        return {}
-
     def load_head(self, state: Mapping[str, Tensor]) -> None:
         """Take over the head of a network's state, whatever else is in it."""
         self.load_state_dict({name: v for name, v in state.items() if name.startswith(HEAD)})
@@ -199,9 +195,7 @@ class HeadTrial:
     def kept(self) -> Kept:
         """The weights of the last evaluation, and what they gave."""
         assert self._predictions is not None, "there is one rank, and an evaluation"
-        weights = {name: value.cpu().clone() for name, value in self.loop.kept().items()}
-        row = self.loop.history[-1]
-        return Kept(row["samples_seen"], weights, row, self._predictions)
+        return self.loop.kept(self._predictions)
 
 
 def step_all(trials: Sequence[HeadTrial]) -> list[Row | Exception]:

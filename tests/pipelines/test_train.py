@@ -15,6 +15,7 @@ from train.small_archive import generate, make_recipe, make_run, validation_map
 from satray.errors import TrainingError
 from satray.storage import Storage
 from satray.train import checkpoints, worker
+from satray.train.loop import TIMES
 
 pytestmark = pytest.mark.pipeline
 
@@ -58,8 +59,7 @@ def plain(job, archive, tmp_path_factory):
 
 def history(run):
     table = pq.read_table(os.path.join(run.out, "history.parquet"))
-    timing = [name for name in table.column_names if "second" in name]
-    return table.drop_columns(timing).to_pydict()
+    return table.drop_columns(TIMES).to_pydict()
 
 
 def same(first, second):
@@ -136,7 +136,7 @@ class Training:
 
     def history(self):
         rows = self.state.history
-        return {n: [row.get(n) for row in rows] for n in rows[0] if "second" not in n}
+        return {n: [row.get(n) for row in rows] for n in rows[0] if n not in TIMES}
 
 
 def an_epoch(message):

@@ -10,7 +10,7 @@ from torch import nn
 from satray.config.train import OptimizerOptions, ScheduleOptions, StageOptions, TrainRecipe
 from satray.data.augment import Augment
 from satray.models.preprocess import Preprocess
-from satray.train.loop import Loop
+from satray.train.loop import TIMES, Loop
 from satray.train.plan import plan_training
 from satray.train.step import AugmentedTiles
 
@@ -140,7 +140,7 @@ def run(
         seen.append(loop.step(train_batches, val_batches)[1])
         states.append(loop.state().copied())
         if loop.history[-1]["kind"] == "swa":
-            equal(loop.kept(), mean_of(states[-1]))
+            equal(loop.kept(seen[-1]).weights, mean_of(states[-1]))
     return Trained(loop.history[begun:], states, net, seen)
 
 
@@ -160,9 +160,6 @@ def mean_of(state):
 
 def _averaged(state):
     return {n.removeprefix("module."): state[n] for n in state if "." in n}
-
-
-TIMES = {"images_per_second", "seconds_data", "seconds_compute", "seconds_evaluate"}
 
 
 def timeless(rows):

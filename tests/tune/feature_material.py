@@ -134,6 +134,6 @@ def from_features(made: Prepared, features: tuple[Features, Features]) -> tuple[
     order = train_order(recipe, plan, tiles.labels)
     batches = partial(head_batches, tiles, order, plan.global_batch, CPU)
     while not loop.done:
-        loop.step(batches, lambda: val_batches(val, CPU))
-        states.append(copy.deepcopy((loop.state().model, loop.kept())))
+        _, seen = loop.step(batches, lambda: val_batches(val, CPU))
+        states.append((copy.deepcopy(loop.state().model), loop.kept(seen).weights))
     return list(loop.history), states
