@@ -193,9 +193,11 @@ def plan_training(recipe: TrainRecipe, train_rows: int, workers: int) -> Trainin
             f"{parts}, such as {near}"
         )
     if batch > train_rows:
+        most = train_rows - train_rows % parts
+        fewer = "" if most else ", over fewer workers or parts (resources.workers, accumulate)"
         raise InputError(
             f"batch={batch}: larger than the train split of {train_rows:,} tiles; take at most "
-            f"{train_rows - train_rows % parts:,}"
+            f"{most or train_rows:,}{fewer}"
         )
     samples = train_rows if recipe.pseudo_epoch is None else recipe.pseudo_epoch
     if samples < batch:

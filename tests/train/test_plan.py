@@ -102,6 +102,7 @@ def test_the_plan_depends_on_workers_through_the_local_batch_only():
         ({"batch": 2, "workers": 4}, r"batch=2: .* such as 4"),
         ({"batch": 12, "workers": 2, "accumulate": 4}, r"2 workers and 4 parts each .* 8 or 16"),
         ({"batch": 32, "rows": 20}, r"batch=32: larger than the train split of 20 .* at most 20"),
+        ({"batch": 32, "accumulate": 32, "rows": 20}, r"at most 20, over fewer workers or parts"),
         ({"batch": 32, "pseudo_epoch": 10}, r"pseudo_epoch=10: .* at least 32"),
         ({"stages": (stage(1), stage(0.01))}, r"stages\[1\].pseudo_epochs=0.01: .* 0.1"),
         ({"stages": (stage(2, samples=3),)}, r"stages\[0\].samples=3: less than one batch; .* 8"),
