@@ -15,7 +15,7 @@ from satray.train.setup import best_metric
 from satray.tune import report
 from satray.tune.feature_table import SPLITS, head_only
 from satray.tune.records import Metric, by_status, ended_words
-from satray.tune.trials import RATE, Sweep, dotted, fine_tuning, space_of
+from satray.tune.trials import RATE, Sweep, dotted, space_of
 
 
 def read(recipe: TuneRecipe, storage: Storage) -> Sweep:
@@ -129,8 +129,7 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
     top = report.best_record(records, metric)
     lines = report.best_lines(records, metric, sweep.space)
     trial = sweep.trial(top.configuration)
-    again = trial.recipe.model_copy(update={"resources": recipe.resources})
-    whole = fine_tuning(again) if recipe.refit else trial.recipe
+    whole = sweep.final(trial)
     yaml = report.best_yaml(whole, [f"run {run.run_id}", *lines])
     run.publish("best.yaml", yaml.encode())
     with run.activity("best trial"):

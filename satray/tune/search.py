@@ -49,7 +49,8 @@ def search(sweep: Sweep, run: Run) -> tuple[TrialLog, tuner.Work, dict[str, byte
         for trial in sweep.trials:
             sweep.check(trial)
     with run.activity("preparing"):
-        sweep.check_networks(trial for trial in sweep.trials if not trial.head)
+        heads = sweep.recipe.refit  # else they are seen to fit when their features are made
+        sweep.check_networks(trial for trial in sweep.trials if heads or not trial.head)
     for line in sweep.notes:
         run.say(f"note: {line}")
     # Features are made for a training of the head, where one is among those that share a start.

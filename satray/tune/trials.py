@@ -17,6 +17,7 @@ from satray.errors import InputError
 from satray.models.pretrained import UNPUBLISHED, is_word, refuse_unreachable, sources_of
 from satray.models.variant import BUILT_IN, input_bands, resolve
 from satray.storage import Storage, absolute, join
+from satray.train import tracking
 from satray.train.plan import plan_training
 from satray.train.setup import Wanted, set_up, weights_digest
 from satray.tune.feature_table import head_only, views_of
@@ -185,7 +186,7 @@ class Sweep:
         Raises:
             InputError: it cannot.
         """
-        recipe = trial.recipe
+        recipe, train = self.final(trial), self.index.split_counts["train"]
         for number, stage in enumerate(recipe.stages):
             if stage.learning_rate == "auto" and (number or not self.recipe.landscape):
                 tested = "" if number else ", or landscape=true"
@@ -196,13 +197,25 @@ class Sweep:
         rest = recipe.model_dump_json(exclude={"stages"})
         if rest in self._checked:
             # What stages there are matters to the plan alone, and an index can be large.
-            train = self.index.split_counts["train"]
-            return plan_training(recipe, train, recipe.resources.workers).total_samples
-        self._checked.add(rest)
-        setup = set_up(recipe, Storage(self.recipe.storage), self.index)
-        untaught = [UNTAUGHT] if trial.head and set(setup.weights.values()) == {"none"} else []
-        self.notes.update(dict.fromkeys((*untaught, *setup.notes)))
-        return setup.plan.total_samples
+            plan_training(recipe, train, recipe.resources.workers)
+        else:
+            self._checked.add(rest)
+            setup = set_up(recipe, Storage(self.recipe.storage), self.index)
+            untaught = [UNTAUGHT] if trial.head and set(setup.weights.values()) == {"none"} else []
+            self.notes.update(dict.fromkeys((*untaught, *setup.notes)))
+        if self.recipe.refit:
+            tracking.check(recipe)
+        return plan_training(trial.recipe, train, trial.recipe.resources.workers).total_samples
+
+    def final(self, trial: Trial) -> TrainRecipe:
+        """What is left of a sweep whose best trial this is: its training, or that of `refit`.
+
+        The latter asks for no less: all of the network, on the sweep's resources.
+        """
+        if not self.recipe.refit:
+            return trial.recipe
+        resources = {"resources": self.recipe.resources}
+        return fine_tuning(trial.recipe.model_copy(update=resources))
 
     def check_networks(self, trials: Iterable[Trial]) -> None:
         """See that weights fit their networks, and that stages train blocks that there are.
@@ -213,10 +226,11 @@ class Sweep:
             InputError: one does not; the line names it.
         """
         storage, seen = Storage(self.recipe.storage), set()
-        for recipe in (trial.recipe for trial in trials):
+        for recipe in map(self.final, trials):
             trained = [stage.trainable for stage in recipe.stages]
-            sizes = (recipe.variant, recipe.pooling, recipe.batch, recipe.input.size)
-            kind = repr((*sizes, recipe.weights, recipe.first_conv, trained))
+            parts = (recipe.batch, recipe.resources.workers, recipe.accumulate)
+            shape = (recipe.variant, recipe.pooling, recipe.input.size, recipe.drop_path)
+            kind = repr((*parts, *shape, recipe.weights, recipe.first_conv, trained))
             if kind not in seen:
                 seen.add(kind)
                 from satray.train.initial import prepared

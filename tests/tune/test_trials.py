@@ -249,9 +249,15 @@ def read(archive, space, base=None, **keys) -> Sweep:
          "weights=imagenet: nobody has published any of simple_cnn"),
         ({"base": {"variant": "simple_cnn", "batch": 9}, "space": {TRAINED: ["all"]},
           "resources": {"workers": 2, "gpus": "no"}}, "batch=9"),
+        # heads take one worker each, the refit two
+        ({"base": {"variant": "simple_cnn", "batch": 9}, "space": {RATE: [1e-3]}, "refit": True,
+          "resources": {"workers": 2, "gpus": "no"}}, "batch=9: does not divide over 2 workers"),
+        ({"base": {"variant": "simple_cnn", "batch": 8, "tracking": "mlflow"},
+          "space": {RATE: [1e-3]}, "refit": True}, "tracking=mlflow: "),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_before_anything_starts(archive, keys, said: str) -> None:
+def test_what_cannot_be_is_refused_before_anything_starts(archive, keys, said, monkeypatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     keys = {"space": {}, "base": {}} | keys
     keys["base"] = {"weights": "none"} | keys["base"]
     with pytest.raises(InputError, match=said) as found:
@@ -366,6 +372,12 @@ def test_the_plan_says_what_would_be_done(archive, space, keys, parts) -> None:
 def test_networks_that_cannot_be_are_refused_by_the_plan(archive, tmp_path) -> None:
     with pytest.raises(InputError, match=r"stages\.0\.trainable='layer9'"):
         said(archive, {TRAINED: ["layer9"]})
+    with pytest.raises(InputError, match=r"drop_path=0\.1: simple_cnn has no residual branches"):
+        said(archive, {"drop_path": [0.0, 0.1]})
+    resnet = {"towers": [{"name": "a", "backbone": "test_resnet", "bands": ["red"]}]}
+    base = {"variant": resnet, "batch": 8, TRAINED: "all"}
+    with pytest.raises(InputError, match="batch=8: one tile a worker, and batch norm needs two"):
+        said(archive, {"accumulate": [1, 8]}, base)
     torch.save(build("resnet10t", 3).body.state_dict(), tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"w\.pth: does not fit simple_cnn: 15 of its 15 tensors"):
         said(archive, {RATE: [1e-3]}, {"weights": str(tmp_path / "w.pth")})
