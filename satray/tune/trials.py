@@ -266,7 +266,8 @@ def space_of(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) -> Spac
         train_tiles: tiles in its train split.
 
     Raises:
-        InputError: a key that is not a trial's, or an axis that is none.
+        InputError: a key that is not a trial's, or an axis that is none, or one that waits for
+            learning rates that `landscape` replaces.
     """
     for where, tree in (("base", recipe.base), ("space", recipe.space)):
         for name in tree:
@@ -276,7 +277,14 @@ def space_of(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) -> Spac
                 raise InputError(
                     f"{where}.{name}: not a trial's; accepted: {own} of tune itself, for all trials"
                 )
-    return Space.parse(recipe.space or default_space(recipe, bands, train_tiles))
+    space = Space.parse(recipe.space or default_space(recipe, bands, train_tiles))
+    for axis in space.axes if recipe.landscape else ():
+        if RATE in axis.when:
+            raise InputError(
+                f"space.{axis.key}.when.{RATE}: landscape=true replaces these rates; accepted: "
+                "another key, or landscape=false"
+            )
+    return space
 
 
 def default_space(recipe: TuneRecipe, bands: Sequence[str], train_tiles: int) -> dict[str, Any]:
