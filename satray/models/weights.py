@@ -208,7 +208,7 @@ def adapt_first_conv(
     was; one band takes the sum over all. For red, green, blue, `copy` is timm's `adapt_input_conv`.
 
     Weights for as many bands, none of which is among the tower's, are taken as they are, in their
-    places; those for red, green, blue by any three bands that are not just these (`nir, nir, nir`).
+    places; so they are by one band that is repeated (`nir, nir, nir`).
     `in_place` knows no names: the first bands take the stored weights whatever they are, the others
     are drawn. So the Planet report's code does, whose files are blue, green, red, near-infrared:
     its blue meets the filters of red.
@@ -225,8 +225,7 @@ def adapt_first_conv(
     """
     stored, wanted = stored_OIkk.shape[1], len(bands)
     names = tuple(stored_bands or {3: RGB, 13: SENTINEL2}.get(stored, ()))
-    others = sorted(bands) != sorted(names) and (names == RGB or not set(names) & set(bands))
-    if stored == wanted and others:
+    if stored == wanted and (len(set(bands)) == 1 or not set(names) & set(bands)):
         return stored_OIkk
     if len(names) != stored:
         raise InputError(

@@ -346,7 +346,8 @@ def stem(bands=3):
         (("nir", "blue", "green", "red"), 3, (None, 2, 1, 0)),
         (("blue", "green", "red"), 3, (2, 1, 0)),
         (("nir",) * 3, 3, (0, 1, 2)),  # as many, of other names: as they are
-        (("nir", "red", "green"), 3, (0, 1, 2)),
+        (("red",) * 3, 3, (0, 1, 2)),
+        (("nir", "red", "green"), 3, (None, 0, 1)),
         (RGBN, 4, (0, 1, 2, 3)),
         (SENTINEL2[::-1], 13, range(12, -1, -1)),
         (tuple(f"b{n}" for n in range(13)), 13, range(13)),
@@ -382,6 +383,7 @@ def test_copy_is_timms_mean_keeps_the_sum_over_channels_and_names_decide():
     torch.testing.assert_close(adapted[:, 0], wide[:, 3] * 6.5)
     torch.testing.assert_close(adapted[:, 1], wide.mean(1) * 6.5)
     assert torch.equal(adapt_first_conv(wide, RGBN, "in_place"), wide[:, :4])
+    assert torch.equal(adapt_first_conv(w, ("nir", "red", "green"), "in_place"), w)
     four = stem(4)
     swapped = adapt_first_conv(four, RGBN, "mean", stored_bands=("nir", *RGB))
     assert torch.equal(swapped, four[:, [1, 2, 3, 0]])
