@@ -90,7 +90,7 @@ def _extract(setup: Setup, run: Run, weights: str, uri: str) -> None:
     cache = sources["train"].cache
     for line in cluster.call_anywhere(cache_lines, cache) if run.ray else cache_lines(cache):
         run.say(line)
-    tally, now = Tally(run, images, "images"), dict[str, dict[str, Any]]()
+    tally, now = Tally(run, images, "image"), dict[str, dict[str, Any]]()
     for block, said in run_stages(stages, items, recipe.resources, tally, workers):
         now[block.file] = said
         tally.count(block.images)
