@@ -99,6 +99,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What all generators take, numpy's oldest too, each value another draw."""
 ONE_ALONE = BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
 """Of a list: one word alone needs no brackets (`classes=ship`)."""
 Texts = Annotated[tuple[str, ...], ONE_ALONE]

@@ -49,7 +49,7 @@ BOUNDS = {
     "gt": "> {:g}",
     "ge": ">= {:g}",
     "lt": "< {:g}",
-    "le": "<= {:g}",
+    "le": "<= {:.10g}",
     "min_length": "(at least {})",
     "pattern": "like {}",
 }

@@ -6,12 +6,12 @@ from typing import Literal, Self
 from pydantic import field_validator, model_validator
 
 from satray.config.base import (
-    Natural,
     NotNegative,
     Positive,
     ReadPath,
     Recipe,
     Section,
+    Seed,
     Share,
     Texts,
     idle_keys,
@@ -37,7 +37,7 @@ class SplitOptions(Section):
     column: str = key("split", "label column that holds train, val or test")
     val: NotNegative = key(0.2, "share (below 1) or number of tiles for validation", needs=_DRAWN)
     test: NotNegative = key(0.0, "share (below 1) or number of tiles for test", needs=_DRAWN)
-    seed: Natural = key(
+    seed: Seed = key(
         0, "seed of the draw: scikit-learn's train_test_split permutation", needs=_DRAWN
     )
     group: str | None = key(
@@ -127,4 +127,4 @@ class DemoRecipe(Recipe):
     tiles: int = key(600, "tiles in the generated archive", unit="tiles", ge=40)
     size: int = key(64, "side of a tile", unit="px", ge=32)
     pseudo_epochs: Positive = key(6.0, "length of each training", unit="pseudo-epochs")
-    seed: Natural = key(0, "seed of everything")
+    seed: Seed = key(0, "seed of everything")

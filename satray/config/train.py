@@ -17,6 +17,7 @@ from satray.config.base import (
     ReadPath,
     Recipe,
     Section,
+    Seed,
     Share,
     Texts,
     key,
@@ -504,7 +505,7 @@ class TrainRecipe(Recipe):
         identity=False,
     )
     deterministic: bool = key(False, "bitwise repeatable, at some speed")
-    seed: Natural = key(0, "seed of weights, order and augmentation")
+    seed: Seed = key(0, "seed of weights, order and augmentation")
     error_budget: Share = key(
         0.05,
         "share of a pseudo-epoch's tiles that may be unreadable before training stops",

@@ -5,10 +5,10 @@ from typing import Any, Literal
 from satray.config.base import (
     Count,
     Factor,
-    Natural,
     ReadPath,
     Recipe,
     Section,
+    Seed,
     WrittenPath,
     key,
     paths_in,
@@ -105,7 +105,7 @@ class TuneRecipe(Recipe):
         "pretrained weights go on to fine-tune all of it: bundle/ and best.yaml are then that "
         "training's, with figures of its own, and refit/ holds its history and curves",
     )
-    seed: Natural = key(0, "seed of the search, and of every trial where base and space give none")
+    seed: Seed = key(0, "seed of the search, and of every trial where base and space give none")
     concurrent: Literal["auto"] | Count = key(
         "auto",
         "trials at once, never more than fit what is up when the first begin; auto: as many as fit",

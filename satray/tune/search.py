@@ -111,7 +111,7 @@ def suggested(sweep: Sweep, log: TrialLog) -> Iterator[Trial]:
     space, seen = sweep.space, set(log.records)
     asked: dict[str, optuna.trial.Trial] = {}
     # Each attempt draws from a seed of its own: the first numbers of one would be known points.
-    seed = sweep.recipe.seed + len(log.records)
+    seed = (sweep.recipe.seed + len(log.records)) % 2**32
     sampler = optuna.samplers.TPESampler(
         seed=seed, n_startup_trials=RANDOM_FIRST, constant_liar=True
     )
