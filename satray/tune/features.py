@@ -8,8 +8,8 @@ goes on where it stopped. `satray.tune.feature_table` reads what is written here
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,11 +39,16 @@ if TYPE_CHECKING:
     from satray.train.setup import Setup
     from satray.tune.extractor import Extractor
 
+TRIED = 64
+"""Tiles at a time that could not be read and are tried again."""
+
 
 def extract(setup: Setup, run: Run, weights: str, uri: str) -> FeatureTable:
     """The features of both splits: found where they were extracted before, else extracted now.
 
-    Where they are found, neither Ray nor the network is used.
+    Where they are found, neither Ray nor the network is used, and no tile is read but those that
+    could not be: blocks with tiles that can be read by now are extracted anew, since a store that
+    was away for a while shall not spoil features for good.
 
     Args:
         setup: the run, resolved and measured, with its index's table.
@@ -53,28 +58,58 @@ def extract(setup: Setup, run: Run, weights: str, uri: str) -> FeatureTable:
 
     Raises:
         TrainingError: more tiles than `error_budget` allows cannot be read. The blocks that lack
-            them are removed, so that a rerun reads them again: a store that was away for a while
-            shall not spoil features.
+            them are removed, so that a rerun reads them again.
         SatrayError: what ended a task or an actor for good, in one line.
     """
     cache = setup.recipe.cache
+    sources = {split: setup.source(split, run.storage) for split in SPLITS}
+    tiles = {split: len(source) for split, source in sources.items()}
+    views = views_of(setup.recipe, setup.index.meta.tile_shape)
+    blocks = blocks_of(tiles, sources["train"].spec.nbytes, views, setup.recipe.input.size)
     found = FeatureTable.find(uri, run.storage, cache)
-    if found is not None:
+    mended = [] if found is None else _mended(found, sources, blocks)
+    if found is None or mended:
+        for file in (RECORD, *mended) if mended else ():
+            run.storage.delete(join(uri, file))
+        with run.activity("features"):
+            _extract(setup, run, weights, uri, sources, blocks)
+        found = FeatureTable.find(uri, run.storage, cache)
+        assert found is not None
+    else:
         run.say(f"features {name(uri)}: found in {uri}")
-        return found
-    with run.activity("features"):
-        _extract(setup, run, weights, uri)
-    found = FeatureTable.find(uri, run.storage, cache)
-    assert found is not None
+    if lost := [why for rows in found.record["unreadable"].values() for why in rows.values()]:
+        run.say(
+            f"note: features {name(uri)}: {len(lost):,} of {sum(tiles.values()):,} tiles could not "
+            f"be read, and count for nothing; one of them: {lost[0]}"
+        )
     return found
 
 
-def _extract(setup: Setup, run: Run, weights: str, uri: str) -> None:
+def _mended(
+    table: FeatureTable, sources: Mapping[str, TileSource], blocks: Iterable[Block]
+) -> list[str]:
+    """Files of a table's blocks whose tiles could not be read, where one can by now."""
+    found: list[str] = []
+    for split, rows in table.record["unreadable"].items():
+        wanted = sources[split].rows(np.array(list(rows), np.int64))
+        tables = read_blocks(replace(wanted, cache=None), TRIED) if rows else ()
+        read = {row for each in tables for row in each["row"].filter(each["valid"]).to_pylist()}
+        own = [block for block in blocks if block.split == split]
+        found += [each.file for each in own if not read.isdisjoint(range(each.start, each.stop))]
+    return found
+
+
+def _extract(
+    setup: Setup,
+    run: Run,
+    weights: str,
+    uri: str,
+    sources: Mapping[str, TileSource],
+    blocks: Sequence[Block],
+) -> None:
     begun, storage, recipe = time.perf_counter(), run.storage, setup.recipe
-    sources = {split: setup.source(split, storage) for split in SPLITS}
     tiles = {split: len(source) for split, source in sources.items()}
-    views = views_of(recipe, setup.index.meta.tile_shape)
-    blocks = blocks_of(tiles, sources["train"].spec.nbytes, views, recipe.input.size)
+    views = blocks[0].views
     written = {entry.key for entry in storage.list(uri)}
     todo = [block for block in blocks if block.file not in written]
     images = sum(block.images for block in todo)

@@ -142,7 +142,14 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
     for name, data in files.items():
         run.publish(f"bundle/{name}", data)
     numbers = by_status(records)
-    features = sorted(key for key, start in sweep.starts.items() if start.features is not None)
+    tables = {key: each.features for key, each in sweep.starts.items() if each.features is not None}
+    features = sorted(tables)
+    lost = {
+        (split, row)
+        for table in tables.values()
+        for split, rows in table.record["unreadable"].items()
+        for row in rows
+    }
     figures = {
         "metric": metric.name,
         "best": {"trial": top.id, "value": top.best, "configuration": top.configuration},
@@ -162,7 +169,8 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
     report.publish(sweep, records, yaml, run, about=about, tests=tested)
     return Outcome(
         counts={f"trials_{status}": number for status, number in numbers.items()}
-        | {"trials": len(records), "samples": sum(one.samples for one in records)},
+        | {"trials": len(records), "samples": sum(one.samples for one in records)}
+        | {"unreadable_tiles": len(lost)},
         metrics={metric.name: top.best, "best_by": metric.name, "trial": top.id},
         summary=(
             *report.table_lines(records, metric),

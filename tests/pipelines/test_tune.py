@@ -136,6 +136,7 @@ def test_a_sweep_of_heads_leaves_all_its_products(heads, archive) -> None:
     assert [row["rank"] for row in rows[:3]] == [1, 2, 3]
     assert {row["regime"] for row in rows} == {"head"}
     assert outcome.counts["trials"] == len(rows) == 6
+    assert outcome.counts["unreadable_tiles"] == 0
     curves = pq.read_table(os.path.join(run.out, "trials.parquet")).to_pylist()
     of_best = [row for row in curves if row["trial"] == rows[0]["trial"]]
     assert [row["samples"] for row in of_best] == sorted(row["samples"] for row in of_best)

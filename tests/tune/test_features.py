@@ -101,10 +101,32 @@ def test_an_extraction_goes_on_and_is_found_again(archive, tmp_path):
 
     # done: what computes is not asked, nor the tiles
     archive.folder.rename(tmp_path / "away")
+    said = []
     try:
-        assert extracted(replace(ready, weights="none")) == again
+        found = replace(ready, weights="none", run=replace(ready.run, say=said.append))
+        assert extracted(found) == again
     finally:
         (tmp_path / "away").rename(archive.folder)
+    assert "1 of 44 tiles could not be read, and count for nothing; one of them: " in said[-1]
+
+
+def test_tiles_that_a_store_gives_at_last_are_extracted(archive, tmp_path):
+    ready = made(archive, tmp_path, error_budget=0.2)
+    tile = archive.folder / f"t{BAD - 1:03d}.tif"
+    tile.rename(tmp_path / "away")
+    try:
+        table = extracted(ready)
+    finally:
+        (tmp_path / "away").rename(tile)
+    assert list(table.record["unreadable"]["val"]) == ["5"]  # every fourth tile
+    home = Path(table.uri)
+    before = {path.name: path.stat().st_mtime_ns for path in home.glob("*.npz")}
+    again = extracted(ready)
+    assert list(again.record["unreadable"]["train"]) == [str(ROW)]
+    assert again.record["unreadable"]["val"] == {}
+    after = {path.name: path.stat().st_mtime_ns for path in home.glob("*.npz")}
+    assert [name for name in after if after[name] != before[name]] == ["val-00000.npz"]
+    assert opened(again, ready.setup)[1].valid.all()
 
 
 def test_too_many_unreadable_tiles_are_tried_again(archive, tmp_path):
