@@ -82,9 +82,9 @@ def fit(
     """
     storage = run.storage
     stopped = join(run.state, STOPPED)
-    if halt is not None and halt.asked:
-        return
     storage.delete(stopped)
+    if halt is not None and halt.asked:  # only now: the mark of one who asks later stays
+        return
     if checkpoints.is_done(storage, run.state, setup.plan):
         return
     task = Task.of(setup, run, initial)
