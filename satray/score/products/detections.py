@@ -71,7 +71,7 @@ def detect(
     Args:
         maps_Khw: dense CAMs of all classes, summed over towers (`summed`); NaN without data.
         cells: from cell corners to stored px.
-        mostly_hw: cells of which at least half has data.
+        mostly_hw: cells of which at least half has data: the others are no neighbours either.
         extent: the scene's.
         spec: the bundle's: task, K classes, thresholds and temperature.
         bias: (K,) of the head.
@@ -88,6 +88,7 @@ def detect(
     from scipy.special import expit
 
     z_Khw = (maps_Khw + np.array(bias, dtype=np.float64)[:, None, None]) / spec.temperature
+    z_Khw[:, ~mostly_hw] = np.nan
     if spec.task == "multiclass":
         highest_hw = z_Khw.argmax(axis=0)  # the first of equal ones
         with np.errstate(invalid="ignore"):  # NaN without data
@@ -102,8 +103,7 @@ def detect(
         if spec.task == "multiclass":
             reached_hw &= highest_hw == k
         peaks_3N = _spaced(_local_maxima(z_Khw[k], reached_hw), distance)
-        i, j = np.floor(peaks_3N[:2]).astype(int)
-        found.append(peaks_3N[:, mostly_hw[i, j]])
+        found.append(peaks_3N)
         names += [name] * found[-1].shape[1]
     rows, cols, values = np.concatenate(found, axis=1)
     # cells of the last row and column may reach over the scene's edge

@@ -47,8 +47,9 @@ def peaks(
     """Detections whose rows and columns are cells; classes are numbers."""
     count, h, w = maps.shape
     bias, names = more.pop("bias", (0.0,) * count), tuple(str(k) for k in range(count))
+    mostly = more.pop("mostly", np.ones((h, w), bool))
     of = spec(task=task, classes=names, **({"thresholds": (0.5,) * count} | more))
-    given = maps.astype(np.float32), Affine.identity(), np.ones((h, w), bool)
+    given = maps.astype(np.float32), Affine.identity(), mostly
     return detect(*given, SceneExtent("a", h, w), of, bias, distance)
 
 
@@ -118,6 +119,13 @@ def test_borders_missing_neighbours_and_nothing() -> None:
     for nothing in (np.full((1, 4, 4), np.nan), np.full((1, 4, 4), -9.0)):
         assert len(peaks(nothing)) == 0
     assert len(peaks(np.full((2, 1, 1), 3.0))) == 2
+
+
+def test_a_cell_with_little_data_takes_no_peak_from_its_neighbours() -> None:
+    values, mostly = bump(6, 6, 2.5, 2.5), np.ones((6, 6), bool)
+    values[2, 3], mostly[2, 3] = 9, False
+    found = peaks(values[None], distance=3, mostly=mostly)
+    assert (found.row.to_list(), found.col.to_list()) == ([2.5], [2.5])
 
 
 @settings(max_examples=60, deadline=None)
