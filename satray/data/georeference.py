@@ -206,13 +206,15 @@ def system_of(crs: str) -> "pyproj.CRS | None":
     """The horizontal part of a CRS, if it leads to longitude and latitude."""
     import pyproj
 
-    try:
+    with contextlib.suppress(pyproj.exceptions.ProjError):
         system = pyproj.CRS.from_user_input(crs)
-    except pyproj.exceptions.CRSError:
-        return None
-    if system.is_compound:
-        system = system.sub_crs_list[0]
-    return system if system.is_projected or system.is_geographic else None
+        if system.is_compound:
+            system = system.sub_crs_list[0]
+        if system.is_projected or system.is_geographic:
+            # PROJ knows some by name only (ESRI:54050)
+            pyproj.Transformer.from_crs(system, system.geodetic_crs)
+            return system
+    return None
 
 
 def _crs_of(crs: Any) -> str | None:

@@ -188,6 +188,7 @@ def test_no_way_to_the_ground_is_null_and_takes_nobody_with_it() -> None:
     edge_of_its_world = (463.3, 0.0, -20010000.0, 0.0, -463.3, 5559752.6)
     bad = [
         (ENGINEERING, utm), ("EPSG:4978", utm), ("no such CRS", utm), ("EPSG:4326", utm),
+        ("ESRI:54050", utm),
         ("EPSG:32631", (10.0, 0.0, 1e12, 0.0, -10.0, 5e6)), (SINUSOIDAL, edge_of_its_world),
         ("EPSG:32631", (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)), ("EPSG:32631", (float("nan"),) * 6),
         (GEOS, (100000.0, 0.0, -5.5e6, 0.0, -100000.0, 5.5e6)),
