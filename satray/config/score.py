@@ -78,8 +78,8 @@ class ScoreRecipe(Recipe):
     )
     bands: Texts | dict[str, int | str] | None = key(
         None,
-        "names of the files' bands in order, or of scenes a mapping: a wanted band -> its number, "
-        "name or description in the file; default what the files or the index say",
+        "names of the bands of one file in order, or of scenes a mapping: a wanted band -> its "
+        "number, name or description; default what Items, files or the index say",
     )
     pages: Literal["bands", "first"] = key(
         "bands", "of TIFFs: bands: pages of one size and dtype are bands; first: only the first is"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from satray.data.labels import LabelTable
 
 IMAGE_SUFFIXES = frozenset(
-    {"jpg", "jpeg", "jpe", "png", "tif", "tiff", "gtif", "gtiff", "jp2", "bmp", "webp"}
+    {"jpg", "jpeg", "jpe", "png", "tif", "tiff", "gtif", "gtiff", "geotiff", "jp2", "bmp", "webp"}
 )
 """Extensions, lower case, that say image. What is really inside, decoding tells."""
 

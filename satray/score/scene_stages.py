@@ -282,7 +282,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             files = [self.storage.head(uri) for uri in ref.files]
         except SatrayError:
             return False
-        return etag_of(files, ref.stated) == ref.etag
+        return etag_of(files, ref) == ref.etag
 
     def _taken(self, job: SceneJob, error: TakenOverError) -> SceneResult:
         """Of a scene that is another run's now; or this run's already, by a process that died."""

@@ -4,6 +4,7 @@ All that is known of a scene before it is opened is in its `SceneRef`. Items of 
 taken as they are, without pystac, which refuses those that lack fields that nobody needs here.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -31,13 +32,13 @@ ACCEPTED = (
     "accepted: GeoTIFF, JPEG 2000, PNG or JPEG files (by extension), STAC Items (.json), a prefix "
     "of either, or a Parquet list of scene, uri and, for files of one band, band and index"
 )
-RASTERS = ("tif", "tiff", "jp2", "png", "jpg", "jpeg")
+RASTERS = ("tif", "tiff", "gtif", "gtiff", "geotiff", "jp2", "png", "jpg", "jpeg", "jpe")
 DOCUMENTS = ("json", "geojson")
 UNREAD = ("vrt", "nc", "nc4", "h4", "h5", "hdf", "hdf4", "hdf5", "he5")
 """Extensions of scenes that are not read; each is a failure."""
 RASTER_TYPES = ("image/tiff", "image/geotiff", "image/jp2", "image/png", "image/jpeg")
 LARGEST = 16 << 20
-"""Bytes of the largest JSON file below a prefix that is taken for an Item."""
+"""Bytes of the largest JSON file below a prefix that is looked at for Items."""
 REMOTE = ("s3", "http", "https")
 """Schemes that an absolute reference may have, wherever it is found."""
 BAND_LISTS = ("raster:bands", "bands", "eo:bands")
@@ -120,9 +121,11 @@ class SceneRef:
     uri: str
     """The file that is the scene, or its Item; of a list's several files the first."""
     bands: tuple[BandSource, ...] | None
-    """Where each band lies; a band with several names is there once a name. None: in `uri`."""
+    """Where an Item or a list says that each band lies; one with several names is there once a
+    name. None: what `uri` itself says of its bands."""
     etag: str = ""
-    """`etag_of` its files and of what its Item states of its bands; empty until they are known."""
+    """`etag_of` its files, and of where its bands lie and what is stated of them, but not of the
+    rest of its Item; empty until they are known."""
     size: int = 0
     """Bytes of its files."""
     modified: datetime = datetime(1, 1, 1, tzinfo=UTC)
@@ -219,17 +222,20 @@ def uris_of(ref: SceneRef) -> tuple[str, ...]:
     return tuple(dict.fromkeys(band.uri for band in ref.bands))
 
 
-def etag_of(files: Iterable[Entry], stated: Mapping[tuple[str, int], Stated]) -> str:
-    """What changes when a file of a scene does, or what its Item states of their bands.
+def etag_of(files: Iterable[Entry], ref: SceneRef) -> str:
+    """What changes when a file of a scene does, where its bands lie, or what is stated of them.
 
     Args:
         files: rasters, masks and world file, in the order of `SceneRef.files`.
-        stated: of the scene.
+        ref: the scene.
     """
     # a store that gives none still tells size and time
     etags = [file.etag or f"{file.modified.timestamp():.6f}-{file.size:x}" for file in files]
-    if stated:
-        etags.append(repr(sorted(stated.items(), key=lambda pair: pair[0])))
+    if ref.bands is not None:  # files by number: an address may be signed anew each time
+        number = {uri: n for n, uri in enumerate(uris_of(ref))}
+        etags.append(repr([(band.name, number[band.uri], band.band) for band in ref.bands]))
+    if ref.stated:
+        etags.append(repr(sorted(ref.stated.items(), key=lambda pair: pair[0])))
     if len(etags) == 1:
         return etags[0]
     return hashlib.sha256("\n".join(etags).encode()).hexdigest()
@@ -256,8 +262,9 @@ def resolved(href: object, base: str) -> str:
         elif scheme not in ("", "file"):
             pass
         elif not names.is_remote(base):
-            path = names.absolute(href if scheme else os.path.join(names.parent(base), href))
-            found = None if path.startswith("/vsi") else path
+            with contextlib.suppress(InputError):  # a file of another host
+                path = names.absolute(href if scheme else os.path.join(names.parent(base), href))
+                found = None if path.startswith("/vsi") else path
         elif not scheme and not href.startswith("//"):
             root, key = names.split(base)
             folder = "" if href.startswith("/") else posixpath.dirname(key)
@@ -283,8 +290,7 @@ def _entries(place: str, storage: Storage, extensions: tuple[str, ...] | None) -
             if not isinstance(one, Entry | InputError):
                 raise one
         return [one for one in found.values() if isinstance(one, Entry)]
-    entries = with_extensions(storage.list(place), extensions)
-    return [e for e in entries if suffix_of(e.key) not in DOCUMENTS or e.size <= LARGEST]
+    return list(with_extensions(storage.list(place), extensions))
 
 
 def _of_list(storage: Storage, place: str) -> Iterator[SceneRef | SceneFailure]:
@@ -321,6 +327,8 @@ def _of_entries(entries: Sequence[Entry], storage: Storage) -> Iterator[SceneRef
     """Scenes of a listing: Items, and the rasters that none of them names."""
     rasters = {entry.uri: entry for entry in entries if suffix_of(entry.key) in RASTERS}
     documents = [entry for entry in entries if suffix_of(entry.key) in DOCUMENTS]
+    if len(entries) > 1:  # else it is what was asked for
+        documents = [entry for entry in documents if entry.size <= LARGEST]
     theirs: set[str] = set()
     beside: dict[str, SceneRef] = {}
     for number, data in storage.read_many([entry.uri for entry in documents]):
@@ -332,7 +340,7 @@ def _of_entries(entries: Sequence[Entry], storage: Storage) -> Iterator[SceneRef
         refs = [one for one in found if isinstance(one, SceneRef)]
         if partner and len(refs) == 1 and uris_of(refs[0]) == (partner,):
             key = rasters[partner].key
-            beside[partner] = replace(refs[0], scene=key, uri=partner, bands=None)
+            beside[partner] = replace(refs[0], scene=key, uri=partner)
         else:
             theirs |= {uri for ref in refs for uri in uris_of(ref)}
             yield from found
@@ -342,6 +350,9 @@ def _of_entries(entries: Sequence[Entry], storage: Storage) -> Iterator[SceneRef
             yield SceneFailure(
                 entry.key, entry.uri, f".{ending} is not read; accepted: GeoTIFFs of it"
             )
+        elif ending == "json" and entry.size > LARGEST and len(entries) > 1:  # GeoJSON: vectors
+            why = f"{entry.size:,} bytes are not looked at for Items; accepted: scenes={entry.uri}"
+            yield SceneFailure(entry.key, entry.uri, why)
         elif ending in RASTERS and entry.uri not in theirs:
             yield beside.get(entry.uri) or SceneRef(entry.key, entry.uri, None)
 
@@ -479,18 +490,17 @@ def _with_files(
             files.append(one)
         elif one is not None and (uri in uris or not isinstance(one, InputError)):
             return SceneFailure(ref.scene, ref.uri, one_line(one))  # a mask need not be there
-    if ref.bands is not None:
+    if uris != (ref.uri,):
         world = None
     files += [world] if world else []
-    stated = {at: one for at, one in ref.stated.items() if at[0] in uris}
+    ref = replace(ref, stated={at: one for at, one in ref.stated.items() if at[0] in uris})
     return replace(
         ref,
-        etag=etag_of(files, stated),
+        etag=etag_of(files, ref),
         size=sum(file.size for file in files),
         modified=max(file.modified for file in files),
         files=tuple(file.uri for file in files),
         world=world.uri if world else None,
-        stated=stated,
     )
 
 

@@ -327,23 +327,29 @@ class Scene:
         Raises:
             MisfitError: one is absent; says what there is.
         """
-        ref, names, have = self._ref, self._names, self._ref.bands
+        names, uris, have = self._names, uris_of(self._ref), self._ref.bands or ()
+        in_order = names if isinstance(names, tuple) else ()
         found: dict[int | str, BandSource] = {}
-        if have is None:
-            raster, in_order = self._raster(ref.uri), names if isinstance(names, tuple) else ()
+        if len(uris) == 1:
+            uri, raster = uris[0], self._raster(uris[0])
             numbers, alpha = raster.data_bands(len(in_order))
             if in_order and len(in_order) != len(numbers):
                 raise MisfitError(f"has {raster.summary()}, bands=[...] names {len(in_order)}")
             texts, colours = raster.descriptions, raster.colours
             own = [texts[n - 1] for n in numbers], [colours[n - 1] for n in numbers]
             called = in_order or band_names(*own, len(numbers))
-            have = tuple(
-                BandSource(name, ref.uri, n) for name, n in zip(called, numbers, strict=True)
-            )
-            found |= {n: BandSource("", ref.uri, n) for n in (*numbers, alpha or numbers[0])}
+            mine = [BandSource(name, uri, n) for name, n in zip(called, numbers, strict=True)]
+            # an Item or a list goes before the file, and the recipe before both
+            have = tuple(mine if in_order else [*mine, *have])
+            found |= {n: BandSource("", uri, n) for n in (*numbers, alpha or numbers[0])}
             found |= {
                 canonical(text): found[n] for text, n in zip(own[0], numbers, strict=True) if text
             }
+        elif in_order:
+            raise MisfitError(
+                f"has {len(uris)} files; bands=[...] names the bands of one file; accepted: "
+                "nothing, or bands={BAND: NAME}"
+            )
         found |= {canonical(band.name): band for band in have}
         chosen = []
         for name in self._wanted:
@@ -352,6 +358,8 @@ class Scene:
             if source is None:
                 what = f"band {name}" if asked == name else f"band {asked} (for {name})"
                 there = ", ".join(dict.fromkeys(band.name for band in have)) or "no band but alpha"
+                if isinstance(asked, int) and len(uris) > 1:
+                    there = f"{len(uris)} files, whose bands have names, not numbers: {there}"
                 raise MisfitError(
                     f"no {what}; the scene has {there}, the bundle wants {', '.join(self._wanted)}"
                 )
@@ -360,7 +368,7 @@ class Scene:
 
     def _fit(self, chosen: list[BandSource]) -> None:
         """Group the wanted bands by file, and see what is made of their numbers."""
-        ref, names = self._ref, self._names if self._ref.bands is None else None
+        ref, names = self._ref, self._names
         self._uris = list(dict.fromkeys(band.uri for band in chosen))
         rasters = [self._raster(uri) for uri in self._uris]
         stored, *other = sorted({raster.dtype for raster in rasters})

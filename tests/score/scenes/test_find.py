@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from score.scenes.scene_material import STORE, noise, write
 
 from satray.errors import DecodeError, InputError
-from satray.score.scenes.find import BandSource, etag_of, find_scenes, resolved
+from satray.score.scenes.find import BandSource, SceneRef, etag_of, find_scenes, resolved
 from satray.score.scenes.open import Scene
 from satray.storage import Entry
 
@@ -45,6 +45,7 @@ def names_of(found):
 
 def test_prefix_of_rasters(tmp_path):
     odd = ["a b.tif", "b/é 海.TIF", "c..d/e...tif", "d#1?x%20.jp2", "e.PNG", "f.jpeg"]
+    odd += ["g.gtiff", "h.GeoTIFF", "i.gtif", "j.jpe"]
     for name in (*odd, "notes.txt", ".hidden.tif"):
         touch(tmp_path / name, name.encode())
     touch(tmp_path / "g.json", b"{}")
@@ -120,7 +121,41 @@ def test_only_wanted_files_make_the_etag(tmp_path):
     assert [a == b for a, b in zip(before, etags(), strict=True)] == [False, True]
     day = datetime(2026, 1, 1, tzinfo=UTC)  # a store that gives none
     parts = [Entry("u", "k", size, None, day) for size in (1, 2)]
-    assert len({etag_of(parts[:1], {}), etag_of(parts[1:], {}), etag_of(parts, {})}) == 3
+    whole = SceneRef("u", "u", None)
+    assert len({etag_of(some, whole) for some in (parts[:1], parts[1:], parts)}) == 3
+
+
+@pytest.mark.parametrize("swapped", ["assets", "bands"])
+def test_a_scene_is_another_once_its_bands_lie_elsewhere(tmp_path, swapped):
+    for name in ("r.tif", "n.tif", "both.tif"):
+        touch(tmp_path / name, name.encode())
+    names = [("r", "red"), ("n", "nir")]
+
+    def etag(right: bool, **more):
+        order = names if right else names[::-1]
+        assets = {"both": asset("both.tif", *order)}
+        if swapped == "assets":
+            assets = {f: asset(f"{f}.tif", n) for f, n in zip("rn", order, strict=True)}
+        put(tmp_path / "i.json", item("i", assets, **more))
+        (scene,) = find_scenes(str(tmp_path / "i.json"), STORE, wanted=["red", "nir"]).scenes
+        return scene.etag
+
+    assert etag(True) != etag(False)
+    assert etag(True) == etag(True, title="the same")
+
+
+def test_a_list_may_name_its_files_by_addresses_that_change(tmp_path):
+    """As signed ones do each hour; the files are the same."""
+
+    def etag(folder):
+        rows = [{"scene": "a", "uri": f"{folder}/{n}.tif", "band": n} for n in ("red", "nir")]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
+        return find_scenes(str(tmp_path / "list.parquet"), STORE).scenes[0].etag
+
+    for name in ("red.tif", "nir.tif"):
+        touch(tmp_path / "in" / name, name.encode())
+    (tmp_path / "signed").symlink_to(tmp_path / "in")
+    assert etag("in") == etag("signed")
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.tif.json"])
@@ -128,7 +163,8 @@ def test_item_beside_its_raster(tmp_path, name):
     touch(tmp_path / "a.tif")
     put(tmp_path / name, item("whatever", {"image": asset("a.tif", ("b1", "red"))}))
     (scene,) = find_scenes(str(tmp_path), STORE).scenes
-    assert (scene.scene, scene.bands, scene.item["id"]) == ("a.tif", None, "whatever")
+    assert (scene.scene, scene.item["id"]) == ("a.tif", "whatever")
+    assert {(band.name, band.band) for band in scene.bands} == {("red", 1), ("b1", 1), ("image", 1)}
 
 
 def test_new_bands_field_and_collections_of_items(tmp_path):
@@ -154,6 +190,7 @@ def test_bad_items_are_rows(tmp_path):
         "text": ({"m": {"href": "m.xml", "type": "text/xml"}}, {}, "no asset that is a raster"),
         "absent": ({"x": asset("gone.tif")}, {}, "does not exist"),
         "ftp": ({"x": asset("ftp://h/a.tif")}, {}, refused),
+        "host": ({"x": asset("file://nas/x.tif")}, {}, refused),
         "number": ({"x": {"href": 7, "type": "image/tiff"}}, {}, refused),
     }
     for number, (name, (assets, more, _)) in enumerate(lost.items()):
@@ -161,9 +198,12 @@ def test_bad_items_are_rows(tmp_path):
     touch(tmp_path / "deep.json", b"[" * 100_000)
     touch(tmp_path / "latin.json", b'{"a": "\xff"}')
     put(tmp_path / "collection.json", {"type": "Collection", "stac_version": "1.0.0"})
+    for name in ("vectors.geojson", "large.json"):
+        os.truncate(touch(tmp_path / name), 17 << 20)
     found = find_scenes(str(tmp_path), STORE)
     assert names_of(found) == ["good.tif"]
     said = {failure.scene: failure.error for failure in found.failures}
+    assert "17,825,792 bytes are not looked at for Items" in said.pop("large.json")
     assert said.keys() == {"i0.json", *list(lost)[1:]}
     for name, error in said.items():
         assert lost.get(name, lost["no id"])[2] in error
@@ -214,7 +254,6 @@ def test_prefix_and_windows_on_s3(s3, tmp_path):
     found = find_scenes(f"{bucket}/in", STORE)
     assert names_of(found) == ["a b#é?%20.tif", "de..ep/x..y.tif"]
     found_items = find_scenes(f"{bucket}/items", STORE)
-    assert found_items.scenes[0].etag == found.scenes[1].etag
     for scene, key in zip([*found.scenes, *found_items.scenes], [*keys, keys[1]], strict=True):
         with Scene(scene, ("red",), None, STORE) as source:
             x_CHW, valid_HW = source.read(10, 20, 30, 40)

@@ -101,12 +101,18 @@ def test_bands_by_name_number_and_description(tmp_path):
     # a list or an Item names bands of its files
     two = BandSource("red", path, 2)
     np.testing.assert_array_equal(whole(opened_as(two, "red"))[0], values[1:2])
-    for band, names, match in (
-        (two, {"x": 1}, r"no band 1 \(for x\); the scene has red"),
-        (BandSource("x", path, 7), None, "has 4 bands; no band 7"),
+    np.testing.assert_array_equal(whole(opened_as(two, "nir"))[0], values[3:])  # the file's name
+    for names, band in ((("red", "x", "y", "z"), 1), ({"red": 4}, 4), ({"red": "green"}, 2)):
+        scene = Scene(ref("s", two), ("red",), names, STORE)  # what the recipe says goes first
+        np.testing.assert_array_equal(whole(scene)[0], values[band - 1 : band])
+    other = BandSource("nir", write(tmp_path / "b.tif", values))
+    for bands, names, match in (
+        ([two, other], {"x": 1}, r"no band 1 \(for x\); the scene has 2 files, whose bands"),
+        ([two, other], ("x", "y"), r"has 2 files; bands=\[...\] names the bands of one file"),
+        ([BandSource("x", path, 7)], None, "has 4 bands; no band 7"),
     ):
         with pytest.raises(MisfitError, match=match):
-            Scene(ref("s", band), ("x",), names, STORE)
+            Scene(ref("s", *bands), ("x",), names, STORE)
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint8", "float32"])
@@ -287,7 +293,7 @@ def test_a_mask_beside(tmp_path, kind):
     (found,) = find_scenes(str(tmp_path), STORE).scenes
     assert f"{uri}.msk" in found.files
     # as a schedule asks before it publishes
-    assert etag_of([STORE.head(file) for file in found.files], found.stated) == found.etag
+    assert etag_of([STORE.head(file) for file in found.files], found) == found.etag
     with Scene(found, names, None, STORE) as scene:
         _, valid_CHW = scene.read(10, 10, 60, 100)
     want = shown[10:70, 10:110] > 0
