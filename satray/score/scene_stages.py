@@ -1,7 +1,7 @@
 """A scene through the pipeline: opened, read in parts, looked at, written.
 
-Of a schedule it is claimed once it is open, and what is written stands under its final names only
-while the claim does.
+Of a schedule it is claimed before it is opened: one that kills its process would end every run.
+What is written stands under its final names only while the claim does.
 """
 
 import contextlib
@@ -73,11 +73,14 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
     """Of a schedule."""
 
     def open(self, item: SceneItem) -> Started[SceneJob] | Ended[SceneResult | None]:
-        """Open a scene, claim it, and read its first part.
+        """Claim a scene, open it, and read its first part.
 
         Gives None where another run has the scene; what a process of this run committed, which
         died before it could say so, as it was committed.
         """
+        ended, claim = self._claim(item)
+        if ended is not None:
+            return ended
         with contextlib.ExitStack() as ends:
             found: SceneJob | SceneResult
             try:
@@ -85,9 +88,6 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
                 found = self.scoring.look(scene, item.number, item.ref)
             except DecodeError as error:
                 found = failed(item.number, item.ref, "open", error)
-            ended, claim = self._claim(item)
-            if ended is not None:
-                return ended
             if isinstance(found, SceneResult):
                 self._give_up(claim, found)
                 return Ended(found)
@@ -95,7 +95,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
             try:
                 return Started(job, *self._read(scene, job, 0))
             except DecodeError as error:
-                return Ended(self.failed(job, error))
+                return Ended(self.failed(job, error, "read"))
 
     def read(self, job: SceneJob, part: int) -> tuple[Windows, PartSeen]:
         """Read another part.
@@ -126,7 +126,7 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         try:
             return self._publish(job, parts, engine)
         except DecodeError as error:
-            return self.failed(job, error)
+            return self.failed(job, error, "write")
         except TakenOverError as error:
             return self._taken(job, error)
 
@@ -139,9 +139,10 @@ class SceneStages(Stages[SceneItem, SceneJob, SceneResult | None]):
         self._give_up(claim, result)
         return result
 
-    def failed(self, job: SceneJob, error: DecodeError) -> SceneResult:
-        """That a scene could not be read, or not be written."""
-        result = self._about(job, failed(job.number, job.ref, "read", error))
+    def failed(self, job: SceneJob, error: DecodeError, kind: str) -> SceneResult:
+        """That a scene could not be read, or what came of it not be made or written."""
+        stage = "read" if kind == "read" else "score"
+        result = self._about(job, failed(job.number, job.ref, stage, error))
         self._give_up(job.claim, result)
         return result
 

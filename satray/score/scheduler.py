@@ -174,7 +174,7 @@ class _Stream(Generic[I, O, R]):
                     if kind == "network" or item.failed:
                         continue
                     item.failed = True
-                    yield self.stages.failed(item.opened, error)
+                    yield self.stages.failed(item.opened, error, kind)
 
     def _hand_out(self, todo: Iterator[I]) -> None:
         executor = self.executor

@@ -92,9 +92,9 @@ class Stages(Generic[I, O, R]):
         del item
         raise error
 
-    def failed(self, opened: O, error: DecodeError) -> R:
-        """Say that a part could not be read or looked at; called in the driver."""
-        del opened
+    def failed(self, opened: O, error: DecodeError, kind: str) -> R:
+        """Say that an item failed in `read`, `forward` or `write`; called in the driver."""
+        del opened, kind
         raise error
 
 

@@ -196,7 +196,8 @@ def test_pixels_are_measured_on_the_ground(crs, lon, lat, px) -> None:
     ("crs", "affine"),
     [
         (None, None), (None, UTM), ("EPSG:32633", None), ("EPSG:4978", UTM), ("no such CRS", UTM),
-        ("ESRI:54050", UTM), ('LOCAL_CS["site",UNIT["metre",1]]', UTM), ("EPSG:4326", Affine(0.1, 0, 0, 0, -0.1, 95)),
+        ('LOCAL_CS["site",UNIT["metre",1]]', UTM), ("EPSG:4326", Affine(0.1, 0, 0, 0, -0.1, 95)),
+        ("ESRI:54050", UTM),
         ("EPSG:32633", Affine(0, 0, 1, 0, 0, 1)), ("EPSG:32633", Affine(1e9, 0, 0, 0, 1, 0)),
     ],
 )  # fmt: skip

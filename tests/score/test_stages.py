@@ -33,7 +33,7 @@ def counting():
                 raise error
             return item, [str(error)]
 
-        def failed(self, opened, error):
+        def failed(self, opened, error, kind):
             return opened.parts, [str(error)]
 
         def open(self, item):

@@ -181,6 +181,7 @@ def test_what_a_file_does_to_the_network_costs_its_scene(bundle, inline, tmp_pat
     run, _, _, _ = material.scored(given, tmp_path / "out")
     (row,) = material.rows_of(run, "failures.parquet")
     assert row["error"] == "the network's output is not finite for 1 tiles"
+    assert row["stage"] == "score"
 
 
 def test_drift_is_told_or_refused(bundle, inline, tmp_path):

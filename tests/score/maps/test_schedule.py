@@ -20,6 +20,7 @@ from satray.score import job as score
 from satray.score import scene_stages
 from satray.score.ledger import Ledger, plan_pass
 from satray.score.scenes_job import ledger_of
+from satray.score.survey import Scoring
 from satray.storage import Storage
 
 OLD = 5000.0
@@ -346,6 +347,24 @@ def test_runs_cut_short_give_up_only_what_they_tried(schedule):
     shutil.rmtree(schedule.out / "ledger" / "a.tif")
     third = schedule.run(error_budget=0.05)
     assert (third.scenes, third.outcome.status) == (["a.tif"], 0)
+
+
+def test_a_scene_that_kills_each_process_that_opens_it_is_given_up(schedule, monkeypatch):
+    schedule.put("a.tif")
+
+    def deadly(self, ref, storage):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Scoring, "open", deadly)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            schedule.run(**TWO)
+        # killed, it would not have said that it ends
+        (schedule.out / "ledger" / "runs" / f"{schedule.runs:012x}").write_bytes(b"alive")
+        schedule.silent()
+    last = schedule.run(**TWO)
+    assert last.says("a.tif: given up: no sign of life")
+    assert last.tables["failures"].keys() == {"a.tif"}
 
 
 def test_what_a_run_that_dies_had_finished_is_in_the_next_ones_tables(schedule, inline):
