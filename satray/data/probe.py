@@ -41,7 +41,7 @@ BLOCKS, MOST = 32, 1024
 """Blocks that an archive is cut into at least, and tiles of a block at most."""
 
 MERGED = 16
-"""Blocks whose counts are merged at once: few are in memory."""
+"""Tiles, or blocks, whose counts are merged at once: few are in memory."""
 
 T = TypeVar("T")
 
@@ -207,6 +207,8 @@ def probe_block(block: pa.Table, recipe: PrepareRecipe, storage: Storage) -> byt
         if splits[position] == "train":
             of_kind = parts.setdefault(kind_text(tile.header), [])
             of_kind.append(count_tile(tile.pixels, tile.measured))
+            if len(of_kind) == MERGED:
+                of_kind[:] = [merge(of_kind)]
     seen.sort(key=lambda row: int(row["row"]))
     counts = {kind: merge(tiles) for kind, tiles in parts.items()}
     return packed(pa.Table.from_pylist(seen, schema=PROBED), counts)

@@ -5,15 +5,18 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data.hostile import numbers, tiff
 from rasterio import Affine
 
 from satray.config.prepare import PrepareRecipe
+from satray.data import probe
 from satray.data.decode import decode
 from satray.data.index import read_index
 from satray.data.prepare import plan, read, takes_ray, work
@@ -155,6 +158,24 @@ def test_a_run_that_goes_on_reads_what_is_not_read_yet(tmp_path, dtype):
     (blocks[0].parent / "0000000020-0000000029.arrow").write_bytes(b"of another cut")
     work(recipe, found, again)
     assert products(again) == products(whole)
+
+
+def test_a_block_takes_the_memory_of_few_tiles_counts(tmp_path):
+    """A band of 16-bit noise has a count for nearly every pixel."""
+    make_archive(tmp_path)
+    random = np.random.default_rng(0)
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(tiff(random.integers(0, 1 << 16, (4, 96, 96), np.uint16)))
+    recipe = PrepareRecipe(images=str(tmp_path / "images"), labels=str(tmp_path / "labels.csv"))
+    tiles = read(recipe, Storage()).tiles
+    peaks = []
+    for times in (1, 8):
+        block = probe.block_of(pa.concat_tables([tiles] * times), 0, 30 * times)
+        tracemalloc.start()
+        probe.probe_block(block, recipe, Storage())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 2 * peaks[0]
 
 
 def test_bad_images_and_those_of_another_kind_cost_a_row_each(tmp_path):
