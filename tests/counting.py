@@ -36,6 +36,7 @@ class Counter:
     def __init__(self) -> None:
         self.calls = 0
         self.crash = False
+        self.product = "count.json"
         self.verdict: str | None = None
         self.within: Callable[[], None] | None = None
         self.ray: list[bool] = []
@@ -59,7 +60,7 @@ class Counter:
         words = run.storage.read(recipe.text).decode().split()
         if len(words) < recipe.minimum:
             raise InputError(f"text={recipe.text}: {len(words)} words")
-        run.publish("count.json", json.dumps(len(words)).encode(), rows=1)
+        run.publish(self.product, json.dumps(len(words)).encode(), rows=1)
         if self.crash:
             run.storage.write(join(run.state, "checkpoint", "weights"), b"large")
             raise RuntimeError("boom")

@@ -182,7 +182,11 @@ class Recipe(Section):
     out: WrittenPath | None = key(
         None, "run folder to write, local or URI; default runs/JOB-RUNID", identity=False
     )
-    overwrite: bool = key(False, "replace an `out` that holds another run", identity=False)
+    overwrite: bool = key(
+        False,
+        "replace an `out` that holds another run; what no run.json lists stays",
+        identity=False,
+    )
     storage: StorageOptions = key(StorageOptions(), "object stores", identity=False)
     resources: Resources = key(Resources(), "what to ask the cluster for", identity=False)
 

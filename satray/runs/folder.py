@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from socket import gethostname
 
-from satray.errors import InputError, SatrayError
+from satray.errors import InputError, SatrayError, counted, listed
 from satray.runs.run import FILE, Run, RunRecord, find_run
 from satray.storage import Storage, join
 from satray.storage.temporary import process_lives, process_tag
@@ -154,9 +154,9 @@ class _Claim:
 def _find_done(run: Run, overwrite: bool) -> RunRecord | None:
     """Find the run done in its folder, or have what is there cleared, or refuse."""
     held = holder(run.storage, run.out)
-    if held in (None, run.run_id):
-        return find_run(run.storage, run.out)
-    if not overwrite:
+    if held == run.run_id and (done := find_run(run.storage, run.out)) is not None:
+        return done
+    if held not in (None, run.run_id) and not overwrite:
         raise InputError(
             f"out={run.out}: holds run {held}, and this configuration and input make run "
             f"{run.run_id}; accepted: another out=, or overwrite=true"
@@ -166,18 +166,26 @@ def _find_done(run: Run, overwrite: bool) -> RunRecord | None:
 
 
 def _clear(run: Run) -> None:
-    """Remove the run that a folder holds: its record, the files it lists, its state.
+    """Remove the runs that a folder held: the files that their records list, and their state.
 
-    What satray does not know to be its own stays, and so does the state of the new run.
+    A record goes to its run's state first: one at its place means complete, and a clearing that is
+    cut short is gone on with. What no record lists stays, since a person may have put it there.
     """
     record = find_run(run.storage, run.out)
     if record is not None:
+        run.storage.write(run.uri("state", record.run_id, FILE), record.to_json())
         run.storage.delete(run.uri(FILE))
-        for product in record.products:
+    names = {entry.key.split("/")[0] for entry in run.storage.list(run.uri("state"))}
+    others = [n for n in names - {run.run_id} if re.fullmatch("[0-9a-f]{12}", n)]
+    for name in others:
+        record = find_run(run.storage, run.uri("state", name))
+        for product in record.products if record is not None else ():
             run.storage.delete(run.uri(product.path))
-    for name in {entry.key.split("/")[0] for entry in run.storage.list(run.uri("state"))}:
-        if name != run.run_id and re.fullmatch("[0-9a-f]{12}", name):
-            run.storage.delete(run.uri("state", name))
+        run.storage.delete(run.uri("state", name))
+    every = run.storage.list(run.out) if others else []
+    if left := [entry.key for entry in every if not entry.key.startswith("state/")]:
+        files = counted(len(left), "file")
+        run.say(f"out={run.out}: {files} that no run.json lists stay: {listed(left, 3)}")
 
 
 def _share(run: Run) -> None:

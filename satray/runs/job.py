@@ -204,7 +204,9 @@ def _main(job: Job[R, P], arguments: list[str], console: Console) -> int:
     )
     with take_folder(run, overwrite=recipe.overwrite, lost=console.end) as done:
         record = done or _work(job, recipe, prepared, run, console)
-    if done is not None:  # the budget is no part of a run's identity: by today's
+    if done is not None:
+        drop_state(run)  # of a process that ended once it had written the record
+        # the budget is no part of a run's identity: by today's
         record = replace(record, error_budget=getattr(recipe, "error_budget", record.error_budget))
     for line in record.summary:
         console.say(line)

@@ -9,7 +9,7 @@ import pytest
 from counting import Counter
 
 import satray.cluster
-from satray.errors import InputError
+from satray.errors import InputError, SatrayError
 from satray.runs.job import Inputs, main
 from satray.runs.run import RunRecord, find_run, read_run
 from satray.storage import Storage
@@ -81,7 +81,11 @@ def test_an_unfinished_run_goes_on_and_drops_its_state(counter: Counter, capfd) 
         assert run(counter, *f"minimum=9 {AGAIN}{elsewhere}".split()) == 2
     counter.crash = False
     assert run(counter) == 0
-    assert [path.name for path in checkpoint.parent.iterdir()] == ["job.log"]
+    for _ in range(2):
+        assert [path.name for path in checkpoint.parent.iterdir()] == ["job.log"]
+        checkpoint.mkdir()  # as if it had been killed once the record was there
+        (checkpoint / "weights").write_bytes(b"large")
+        assert run(counter) == 0
 
 
 @pytest.mark.parametrize("arguments", [["minimum=9"], ["text=b.txt"], ["minimum=9", "store=/tmp"]])
@@ -92,7 +96,7 @@ def test_wrong_input_leaves_nothing_behind(counter: Counter, arguments, tmp_path
 
 
 def test_a_record_says_what_was_done_and_overwrite_spares_what_is_not_ours(
-    counter: Counter,
+    counter: Counter, capfd
 ) -> None:
     Path("o").mkdir()
     Path("o/mine.txt").write_text("precious")
@@ -106,8 +110,30 @@ def test_a_record_says_what_was_done_and_overwrite_spares_what_is_not_ours(
     Path("a.txt").write_text("one two three four")  # another run
     assert run(counter) == 2
     assert run(counter, AGAIN) == 0
+    assert "1 file that no run.json lists stay: mine.txt" in said(capfd)
     assert record().counts == {"words": 4}
     assert Path("o/mine.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("deleted", range(3))
+def test_a_clearing_that_is_cut_short_is_gone_on_with(counter: Counter, monkeypatch, deleted):
+    assert run(counter) == 0
+    counter.product, left, delete = "other.json", iter(range(deleted)), Storage.delete
+
+    def fail(storage: Storage, uri: str) -> None:
+        if next(left, None) is None:
+            raise SatrayError("the store is away")
+        delete(storage, uri)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Storage, "delete", fail)
+        assert run(counter, OTHER, AGAIN) == 1
+    assert (
+        Path("o/count.json").exists() >= Path("o/run.json").exists()
+    )  # a record is of a whole run
+    assert run(counter, OTHER, AGAIN) == 0
+    assert not Path("o/count.json").exists()
+    assert {path.name for path in Path("o/state").iterdir()} == {"claims", record().run_id}
 
 
 def test_a_verdict_is_recorded_and_found_again(counter: Counter, capfd) -> None:
