@@ -116,7 +116,7 @@ class Scenes:
                 run.say(line)
             return replace(self, by=by)
         ledger.close()
-        return _judged(by, _idle(lines), recipe.error_budget)
+        return _judged(by, self.found, _idle(lines), recipe.error_budget)
 
     def work(self, recipe: ScoreRecipe, run: Run) -> Outcome:
         """Score the scenes; what an earlier attempt of the run did is not done again.
@@ -136,7 +136,7 @@ class Scenes:
                 raise InputError(
                     f"bundle={recipe.bundle}: changed while the job was running; rerun"
                 )
-            outcome = _score_new(self.by, run, *ready, ledger)
+            outcome = _score_new(self.by, self.found, run, *ready, ledger)
         if outcome.idle:
             ledger.close()
         run.after_record = ledger.close
@@ -205,7 +205,9 @@ def _score_all(
         total = counted(len(found.scenes), "scene")
         run.say(f"going on: {len(results):,} of {total} are done already")
     todo = [SceneItem(n, ref) for n, ref in enumerate(found.scenes) if n not in results]
-    results |= {one.number: one for one in _score(run, bundle, scoring, todo, density)}
+    # of all scenes: what is left when a run goes on must not choose another engine
+    px = px_of(scoring.recipe, bundle.spec, found.scenes, density)
+    results |= {one.number: one for one in _score(run, bundle, scoring, todo, px)}
     for number, failure in enumerate(found.failures, len(found.scenes)):
         results[number] = failed(number, failure, "find", failure.error)
     every = [results[number] for number in sorted(results)]
@@ -213,10 +215,13 @@ def _score_all(
     return _outcome_of(every, scoring)
 
 
-def _score_new(by: Pass, run: Run, bundle: "Bundle", scoring: Scoring, ledger: Ledger) -> Outcome:
+def _score_new(
+    by: Pass, found: Found, run: Run, bundle: "Bundle", scoring: Scoring, ledger: Ledger
+) -> Outcome:
     """Score what is to be scored, take in what cut runs came to, and write the tables."""
     items = [SceneItem(number, task.seen, task) for number, task in enumerate(by.todo)]
-    results = _score(run, bundle, scoring, items, ledger=ledger)
+    px = px_of(scoring.recipe, bundle.spec, [task.seen for task in by.todo], 1.0)
+    results = _score(run, bundle, scoring, items, px, ledger)
     elsewhere = len(by.todo) - len(results)
     said = (f"in work elsewhere: {counted(elsewhere, 'scene')}",) if elsewhere else ()
     with run.activity("recovering"):
@@ -226,12 +231,17 @@ def _score_new(by: Pass, run: Run, bundle: "Bundle", scoring: Scoring, ledger: L
         run.say(f"finished by runs that were cut short: {counted(finished, 'scene')}")
     results += adopted
     if not results:
-        return _judged(by, _idle(said), scoring.recipe.error_budget)
-    closing.close(run, results, _layout_of(bundle, run), scoring.recipe.bundle, single=True)
+        return _judged(by, found, _idle(said), scoring.recipe.error_budget)
+    lost = [
+        failed(number, failure, "find", failure.error)
+        for number, failure in enumerate(found.failures, len(by.todo) + len(by.orphans))
+    ]
+    layout = _layout_of(bundle, run)
+    closing.close(run, [*results, *lost], layout, scoring.recipe.bundle, single=True)
     outcome = _outcome_of(results, scoring)
     counts = {**outcome.counts, "adopted": finished}
     outcome = replace(outcome, counts=counts, summary=(*outcome.summary, *said))
-    return _judged(by, outcome, scoring.recipe.error_budget)
+    return _judged(by, found, outcome, scoring.recipe.error_budget)
 
 
 def _score(
@@ -239,10 +249,12 @@ def _score(
     bundle: "Bundle",
     scoring: Scoring,
     items: Sequence[SceneItem],
-    density: float = 1.0,
+    px: float,
     ledger: Ledger | None = None,
 ) -> list[SceneResult]:
     """Score scenes and publish their products; none of those that other runs turn out to have.
+
+    `px`: of all scenes of the run (`px_of`).
 
     Raises:
         SatrayError: what ended a process for good, in one line.
@@ -262,7 +274,6 @@ def _score(
 
     linear = bundle.spec.variant.head == "linear"
     bias = bundle.network.get_parameter("head.bias").float().tolist() if linear else []
-    px = px_of(recipe, bundle.spec, [item.ref for item in items], density)
     stages = SceneStages(
         scoring,
         tuple(bias),
@@ -385,6 +396,7 @@ def _lines(by: Pass, ledger: Ledger, scenes: Scenes) -> list[str]:
         f"{len(by.held):,} in work elsewhere",
         f"{len(by.growing):,} left for the next time",
         f"{len(by.failed):,} given up",
+        f"{len(scenes.found.failures):,} that are none",
     ]
     counts = ", ".join(part for part in parts if not part.startswith("0 ")) or "none yet"
     lines = [f"scenes: {counts}"]
@@ -401,10 +413,13 @@ def _idle(lines: Sequence[str]) -> Outcome:
     return Outcome(counts, summary=(*lines, "nothing to score"), idle=True)
 
 
-def _judged(by: Pass, outcome: Outcome, budget: float) -> Outcome:
-    """An outcome whose status knows of what is given up, if that is the larger share."""
-    groups = (by.todo, by.done, by.held, by.failed, by.growing)
-    every, given_up = sum(len(group) for group in groups), len(by.failed)
+def _judged(by: Pass, found: Found, outcome: Outcome, budget: float) -> Outcome:
+    """An outcome whose status knows of what is given up or no scene, if that is the larger share.
+
+    Each pass finds it again: of those that score little, it would be the most.
+    """
+    groups = (by.todo, by.done, by.held, by.failed, by.growing, found.failures)
+    every, given_up = sum(map(len, groups)), len(by.failed) + len(found.failures)
     if given_up * max(1, outcome.attempted) <= outcome.failed * max(1, every):
         return outcome
     return replace(outcome, attempted=every, failed=given_up, error_budget=budget)

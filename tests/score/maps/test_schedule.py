@@ -227,6 +227,21 @@ def test_scenes_that_still_change_are_left_for_the_next_time(schedule, inline):
     assert schedule.run().scenes == ["a.tif", "c.tif"]
 
 
+def test_what_is_no_scene_is_told_by_each_pass(schedule):
+    """In the tables of those that score; the budget is of all that there is."""
+    (schedule.scenes / "x.nc").write_bytes(b"x")
+    schedule.put("a.tif", "b.tif", "c.tif")
+    first = schedule.run(error_budget=0.3)
+    assert (first.counts["scenes"], first.counts["failed"], first.outcome.status) == (3, 0, 0)
+    (row,) = first.tables["failures"].values()
+    assert (row["scene"], row["stage"]) == ("x.nc", "find")
+    for budget, status in ((0.3, 0), (0.2, 3)):
+        idle = schedule.run(error_budget=budget)
+        assert (idle.idle, idle.outcome.status) == (True, status)
+        assert idle.says("scenes: 3 done, 1 that are none")
+        assert idle.says("  x.nc: no scene: .nc is not read")
+
+
 def test_claims_of_others(schedule, inline):
     """One stands, one has expired, and one is made between the look and this run's own."""
     schedule.run()

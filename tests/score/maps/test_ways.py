@@ -15,6 +15,7 @@ from by_hand import planned
 from data.hostile import paged
 from rasters import UTM
 
+from satray.score import engines
 from satray.score import job as score
 from satray.score.scheduler import SMALL_PX
 from satray.storage import Storage
@@ -134,6 +135,25 @@ def test_a_scene_is_the_same_however_it_comes(bundle, inline, tmp_path, pixels, 
     told = " ".join((*planned(score, given), *outcome.summary))
     for way_of, note in SAID.items():
         assert (note in said) is (note in told) is (way is way_of)
+
+
+def test_a_run_that_goes_on_keeps_its_engine(bundle, inline, tmp_path, monkeypatch):
+    """Chosen for all of its scenes, of which one is left."""
+    for name in "ab":
+        material.write_scene(tmp_path / "scenes" / f"{name}.tif", material.field(110, 120))
+    given = material.recipe(bundle(backbone="mobilenetv2_100"), tmp_path / "scenes", stride=1.0)
+    monkeypatch.setattr(engines, "PAYS", 3 * 110 * 120 // 2)
+
+    def dies(number, part):
+        if inline.done:
+            raise KeyboardInterrupt
+
+    inline.before = dies
+    with pytest.raises(KeyboardInterrupt):
+        material.scored(given, tmp_path / "out")
+    inline.before = None
+    run, _, _, _ = material.scored(given, tmp_path / "out")
+    assert {row["engine"] for row in material.rows_of(run, "scenes.parquet")} == {"openvino fp32"}
 
 
 @pytest.mark.parametrize("mode", ["dense", "tiles"])
