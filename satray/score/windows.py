@@ -89,7 +89,7 @@ class TowerLattice:
         return Affine.translation(corner, corner) @ Affine.scale(self.stride)
 
     def nearest(self, origin: int) -> int:
-        """The first cell of a tile at that net px; the nearest where it lies between two."""
+        """The first cell of a tile at that net px; between two the nearest, half a cell off."""
         return (2 * origin + self.stride) // (2 * self.stride)
 
 
