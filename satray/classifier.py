@@ -26,7 +26,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of N tiles; the same numbers as the columns of the job `score`."""
+    """What a classifier says of N tiles; the same numbers as the columns of the job `score`.
+
+    NaN, without a label, of tiles that it would fail: no pixel is measured in every band.
+    """
 
     scores: Floats
     """(N, K) after the temperature, 0 to 1; those of a multiclass bundle add up to 1."""
@@ -106,13 +109,14 @@ class Classifier:
         Raises:
             InputError: another shape or dtype, or bands that the bundle looks at are not there.
         """
-        pixels_NCHW = self._pixels(tiles, bands, valid)
+        pixels_NCHW, known_N = self._pixels(tiles, bands, valid)
         numbers = Scorer(self.bundle, batch=self._batch, d4=d4)(pixels_NCHW).numbers
+        preds = numbers.preds * known_N[:, None]
         labels = tuple(
-            tuple(name for name, yes in zip(self.classes, row, strict=True) if yes)
-            for row in numbers.preds
+            tuple(name for name, yes in zip(self.classes, row, strict=True) if yes) for row in preds
         )
-        return Prediction(numbers.scores, numbers.logits, numbers.preds, labels)
+        scores, logits = _known(numbers.scores, known_N), _known(numbers.logits, known_N)
+        return Prediction(scores, logits, preds, labels)
 
     def cam(
         self,
@@ -139,7 +143,8 @@ class Classifier:
             valid: see `predict`.
 
         Returns:
-            By tower: (N, classes asked for, h, w), float32, in logit units.
+            By tower: (N, classes asked for, h, w), float32, in logit units; NaN of tiles without a
+            pixel that is measured in every band.
 
         Raises:
             InputError: see `predict`; an unknown class, or a network whose head is dense.
@@ -157,7 +162,9 @@ class Classifier:
                 "dense (argmax shows what a maximum pooling used)"
             )
         request = MapRequest(tuple(self.classes.index(name) for name in names), (kind,))
-        return Scorer(self.bundle, request, self._batch)(self._pixels(tiles, bands, valid)).maps
+        pixels_NCHW, known_N = self._pixels(tiles, bands, valid)
+        maps = Scorer(self.bundle, request, self._batch)(pixels_NCHW).maps
+        return {name: _known(maps_NKhw, known_N) for name, maps_NKhw in maps.items()}
 
     @torch.inference_mode()
     def features(
@@ -177,12 +184,13 @@ class Classifier:
             valid: see `predict`.
 
         Returns:
-            By tower: (N, D, h, w), or (N, D) where pooled; float32, without units.
+            By tower: (N, D, h, w), or (N, D) where pooled; float32, without units; NaN as of `cam`.
 
         Raises:
             InputError: see `predict`.
         """
-        pixels_NCHW = torch.from_numpy(self._pixels(tiles, bands, valid))
+        stored_NCHW, known_N = self._pixels(tiles, bands, valid)
+        pixels_NCHW = torch.from_numpy(stored_NCHW)
         parts: dict[str, list[Floats]] = {}
         for start in range(0, len(pixels_NCHW), self._batch):
             chunk = pixels_NCHW[start : start + self._batch]
@@ -190,12 +198,15 @@ class Classifier:
             for name, f_BDhw in features.items():
                 taken = pool(f_BDhw, self.spec.variant.pooling) if pooled else f_BDhw
                 parts.setdefault(name, []).append(taken.float().cpu().numpy())
-        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+        return {name: _known(np.concatenate(arrays), known_N) for name, arrays in parts.items()}
 
     def _pixels(
         self, tiles: ArrayLike, bands: Sequence[str] | None, valid: ArrayLike | None
-    ) -> NDArray[Any]:
-        """Tiles as (N, C, H, W), C the bundle's bands in its order, in the shape of training."""
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Tiles as (N, C, H, W), C the bundle's bands in its order, in the shape of training.
+
+        Besides, of which of them a pixel is measured in every band, (N,).
+        """
         array = np.asarray(tiles)
         names = self.bands if bands is None else tuple(bands)
         fits = array.ndim in (3, 4) and 0 not in array.shape and array.shape[-3] == len(names)
@@ -216,13 +227,25 @@ class Classifier:
             array, shown = array[None], None if shown is None else shown[None]
         nodata, masks = (self.spec.nodata,) * array.shape[1], [None] * len(array)
         pairs = zip(array, masks if shown is None else shown, strict=True)
-        array = np.stack([filled(x_CHW, valid_values(x_CHW, nodata, s)) for x_CHW, s in pairs])
+        valid_N = [valid_values(x_CHW, nodata, s) for x_CHW, s in pairs]
+        array = np.stack(list(map(filled, array, valid_N)))
+        take = list(select(names, self.bands))
+        known_N = np.array([v is None or v[take].all(axis=0).any() for v in valid_N])
         if names != self.bands:
-            array = array[:, list(select(names, self.bands))]
+            array = array[:, take]
         if array.shape[2:] != self.spec.tile_shape:
             array = np.stack([resample(x_CHW, *self.spec.tile_shape) for x_CHW in array])
         # a copy of read-only and negatively strided arrays, which torch does not take
-        return np.require(array, requirements=["C", "W"])
+        return np.require(array, requirements=["C", "W"]), known_N
+
+
+def _known(values: Floats, known_N: NDArray[np.bool_]) -> Floats:
+    """Numbers of N tiles, NaN of those that are not known."""
+    if known_N.all():
+        return values
+    values = values.copy()
+    values[~known_N] = np.nan
+    return values
 
 
 def load_classifier(

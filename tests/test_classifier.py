@@ -8,7 +8,7 @@ import torch
 import satray
 from satray.classifier import Classifier
 from satray.data.decode import PixelSpec, read_pixels
-from satray.errors import InputError
+from satray.errors import DecodeError, InputError
 from satray.score.forward import Scorer
 from satray.score.results import MapRequest
 
@@ -68,6 +68,31 @@ def test_tiles_of_another_size_and_gaps_are_as_the_job_has_them(tmp_path) -> Non
     whole = given[:1].copy()
     whole[0, 1, :5] = np.nanmean(given[0, 1])
     assert np.allclose(model.predict(whole).logits, found[:1], atol=1e-3)
+
+
+def test_a_tile_without_data_has_no_numbers_as_score_fails_it(tmp_path) -> None:
+    """And takes nothing from its neighbours; a band that nobody looks at has no say."""
+    bundle = material.bundle(material.one_tower(), nodata=0.0, dtype="int16")
+    model, given = Classifier(bundle), tiles().astype(np.int16)
+    given[1], given[2, :, 5:] = 0, 0
+    given[3, 0, :20] = -1
+    found, valid = model.predict(given), given >= 0
+    valid[4, 0, :30], valid[4, 1, 30:] = False, False
+    for predicted, empty in ((found, [1]), (model.predict(given, valid=valid), [1, 4])):
+        for numbers in (predicted.scores, predicted.logits):
+            assert np.flatnonzero(np.isnan(numbers).all(axis=1)).tolist() == empty
+            assert np.isnan(numbers).sum() == 3 * len(empty)
+        assert not predicted.preds[empty].any()
+        assert all(predicted.labels[n] == () for n in empty)
+    for values in (*model.cam(given).values(), *model.features(given, pooled=True).values()):
+        assert [bool(np.isnan(one).any()) for one in values] == [n == 1 for n in range(5)]
+    material.write_tile(tmp_path / "0.tif", given[1], None, nodata=0)
+    spec = PixelSpec((0, 1, 2), *bundle.spec.tile_shape, "int16")
+    with pytest.raises(DecodeError, match="no valid pixels"):
+        read_pixels((tmp_path / "0.tif").read_bytes(), spec)
+    more = np.concatenate([given, np.zeros_like(given[:, :1])], axis=1)
+    names = (*model.bands, "other")
+    assert np.isfinite(model.predict(more[:1], names, valid=more[:1] > 0).logits).all()
 
 
 @pytest.mark.parametrize(("pooling", "kind"), [("avg", "dense"), ("max", "argmax")])

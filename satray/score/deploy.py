@@ -29,10 +29,11 @@ OUTPUTS = ("logits", "scores")
 
 
 class Filled(nn.Module):
-    """pixels_BCHW (stored) -> the same, what is no measurement filled as scoring does.
+    """pixels_BCHW (stored) -> the same, what is no measurement filled as scoring does; known_B1.
 
     `filled` and `valid_values` of `satray.data.values` as tensor operations: each band's mean over
-    the tile's px that are measured stands where one is not finite or `spec.nodata`.
+    the tile's px that are measured stands where one is not finite or `spec.nodata`. Known are
+    tiles of which a px is measured in every band, as `refuse_empty` has it.
     """
 
     def __init__(self, spec: BundleSpec) -> None:
@@ -46,11 +47,11 @@ class Filled(nn.Module):
         )
         self._together = together(dtype, spec.nodata)
 
-    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+    def forward(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """In float64, which holds every number of up to 32 bits, and sums of them exactly."""
         floats = pixels_BCHW.is_floating_point()
         if self._nodata is None and not floats:
-            return pixels_BCHW
+            return pixels_BCHW, torch.ones_like(pixels_BCHW[:, 0, :1, 0], dtype=torch.bool)
         x_BCHW = pixels_BCHW.double()
         valid_BCHW = x_BCHW.abs() < self._huge
         if self._nodata is not None:
@@ -62,11 +63,12 @@ class Filled(nn.Module):
         mean_BC11 = total_BC11 / valid_BCHW.sum((2, 3), keepdim=True).clamp(min=1)
         if not floats:
             mean_BC11 = mean_BC11.round()
-        return x_BCHW.where(valid_BCHW, mean_BC11).to(pixels_BCHW.dtype)
+        known_B1 = valid_BCHW.all(1).flatten(1).any(1, keepdim=True)
+        return x_BCHW.where(valid_BCHW, mean_BC11).to(pixels_BCHW.dtype), known_B1
 
 
 class Whole(nn.Module):
-    """pixels_BCHW (stored) -> logits_BK, scores_BK (both float32)."""
+    """pixels_BCHW (stored) -> logits_BK, scores_BK (both float32); NaN of tiles without data."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
@@ -78,7 +80,8 @@ class Whole(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits before, scores after the temperature."""
-        logits_BK = self.network(self._way(self._filled(pixels)))
+        filled, known_B1 = self._filled(pixels)
+        logits_BK = self.network(self._way(filled)).where(known_B1, torch.nan)
         z_BK = logits_BK / self._temperature
         return logits_BK, z_BK.softmax(1) if self._softmax else z_BK.sigmoid()
 

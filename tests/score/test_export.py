@@ -80,6 +80,9 @@ def test_programs_equal_scoring(tmp_path, capfd, case):
             assert logits.shape == scores.shape == (tiles, 3)
             assert np.allclose(logits, own[0], atol=1e-4)
             assert np.allclose(scores, own[1], atol=1e-5)
+            if bundle.spec.nodata is not None:
+                empty = np.full_like(given, bundle.spec.nodata)
+                assert np.isnan(run(empty)).all()
     assert logits.std() > 0.01  # not the equality of constants
     (pixels,), made = session.get_inputs(), session.get_outputs()
     kind = bundle.spec.dtype.replace("float32", "float")
@@ -131,9 +134,11 @@ def test_what_is_no_measurement_is_filled_as_scoring_does(dtype, nodata):
         traced = torch.export.export(program, (torch.from_numpy(x),), dynamic_shapes=batch)
         made = torch.onnx.export(traced, input_names=["x"], verbose=False)
     session = onnxruntime.InferenceSession(made.model_proto.SerializeToString())
-    for found in (program(torch.from_numpy(x)).numpy(), *session.run(None, {"x": x})):
+    by_torch = [part.numpy() for part in program(torch.from_numpy(x))]
+    for found, known in (by_torch, session.run(None, {"x": x})):
         assert found.dtype == dtype
         assert np.array_equal(found, expected)
+        assert known.ravel().tolist() == [True, True, nodata == -9999.5, True]
 
 
 def test_compare_finds_a_difference():
