@@ -279,6 +279,8 @@ def _indexed(recipe: ScoreRecipe, index: TileIndex, bands: tuple[str, ...] | Non
             f"bands: {len(bands)} names, but the tiles of the index have "
             f"{len(index.meta.bands)} bands ({', '.join(index.meta.bands)})"
         )
+    if recipe.extensions is not None:
+        raise InputError("extensions: a tile index names its tiles; accepted: nothing, or a prefix")
     tiles = tiles_of_index(index)
     if recipe.pages == "first" and tiles.source.pages != "first":
         raise InputError("pages=first: the tile index was made with pages=bands; accepted: that")

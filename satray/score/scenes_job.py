@@ -3,7 +3,7 @@
 Scheduled (`only_new=true`), each run has an id of its own, and its record is `runs/RUNID.json`,
 beside its page, its table of scenes and its failures. They name the scenes that it scored, and
 those that a run before it finished and was cut short before it could write its own. A run that
-finds nothing to do leaves nothing behind. A scene is claimed when its scoring begins.
+finds nothing to do leaves nothing behind. A scene is claimed before it is opened.
 
 A run of all scenes has its folder for itself: nobody else scores there, so that it has no claims to
 take, and goes on by the results in its state (`state/RUNID/results/NUMBER.json`), not by a ledger.

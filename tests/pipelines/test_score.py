@@ -16,7 +16,7 @@ from page_checker import checked
 
 from satray.config.score import EvaluateRecipe, ScoreRecipe
 from satray.data.index import SCHEMA, IndexMeta, table_with, write_index
-from satray.errors import SatrayError
+from satray.errors import InputError, SatrayError
 from satray.evaluate import job as evaluate
 from satray.models.bundle import load_bundle
 from satray.runs.job import perform
@@ -270,3 +270,6 @@ def test_plan_says_what_it_would_do(setting) -> None:
     lines = planned(score, recipe(setting))
     assert any("26 images" in line for line in lines)
     assert any("52 files under cam/" in line for line in lines)
+    index = {"tiles": str(setting / "prepared" / "index"), "extensions": ["tif"]}
+    with pytest.raises(InputError, match="extensions: a tile index names its tiles; accepted"):
+        planned(score, recipe(setting, **index))
