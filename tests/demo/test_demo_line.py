@@ -65,7 +65,7 @@ def test_plan_writes_nothing(tmp_path, capfd):
 
 
 @pytest.mark.pipeline
-def test_demo_runs_is_measured_and_is_found_done(ray_session, tmp_path, capfd, monkeypatch):
+def test_demo_runs_is_measured_and_is_found_done(tmp_path, capfd, monkeypatch):
     networks = {"double4_small": NETWORKS["double4_small"]}
     monkeypatch.setattr(line, "NETWORKS", networks)
     monkeypatch.setattr(line, "SCENE", 384)
