@@ -136,7 +136,7 @@ def work(recipe: TuneRecipe, sweep: Sweep, run: Run) -> Outcome:
         from satray.tune.winner import refit, winner  # torch: seconds before the first trial
 
         if recipe.refit:
-            files, validation, told = refit(whole, sweep, run)
+            files, validation, told = refit(whole, given, run)
         else:
             files, validation, told = winner(given, trial, top, run)
     for name, data in files.items():

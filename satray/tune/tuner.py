@@ -37,8 +37,7 @@ from satray.errors import InputError, SatrayError, TrainingError, attempt, one_l
 from satray.runs.run import Run  # noqa: E402
 from satray.sessions import cores  # noqa: E402
 from satray.storage import Storage, join  # noqa: E402
-from satray.train import checkpoints  # noqa: E402
-from satray.train.ray_train import Halt, fit, give_back  # noqa: E402
+from satray.train import checkpoints, ray_train, worker  # noqa: E402
 from satray.train.setup import Setup, set_up  # noqa: E402
 from satray.tune.feature_table import SPLITS  # noqa: E402
 from satray.tune.records import (  # noqa: E402
@@ -91,6 +90,9 @@ class Work:
     """What those of a trial that trains its backbone get."""
     at_once: dict[Regime, int]
     """Regime -> trials at a time."""
+    alone: bool
+    """Whether the one worker of a trial that trains its backbone is the trial's own process, as it
+    is `train`'s on this machine."""
 
 
 def run_trials(
@@ -113,7 +115,7 @@ def run_trials(
     state = join(run.state, "tune")
     run.storage.delete(state)
     filesystem, path = run.storage.arrow_filesystem(state)
-    resources = functools.partial(resources_of, gpu=work.workers.gpu)
+    resources = functools.partial(resources_of, work.workers, work.alone)
     given = replace(work, sweep=replace(work.sweep, trials=()))  # each is sent its own
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(TrainTrial, work=given), resources),
@@ -137,7 +139,7 @@ def run_trials(
         ),
     )
     tuner.fit()
-    give_back()
+    ray_train.give_back()
 
 
 # How many at once, and with what
@@ -172,7 +174,9 @@ def work_of(sweep: Sweep, run: Run) -> Work:
     at_once: dict[Regime, int] = {name: int(min(each, most)) for name, each in fitting.items()}
     of_all = allot(count=workers.count * at_once["backbone"])
     workers = replace(of_all, count=workers.count)
-    return Work(sweep, run.storage, run.state, run.run_id, workers, at_once)
+    on_ray = recipe.resources.ray == "yes" or workers.gpu or workers.count > 1
+    alone = cluster.is_local() and not on_ray
+    return Work(sweep, run.storage, run.state, run.run_id, workers, at_once, alone)
 
 
 def trials_at_once(
@@ -205,16 +209,19 @@ def trials_at_once(
     return {"head": max(1, int(heads)), "backbone": max(1, int(backbones))}
 
 
-def resources_of(config: Mapping[str, Any], gpu: bool = False) -> Any:
+def resources_of(workers: cluster.Workers, alone: bool, config: Mapping[str, Any]) -> Any:
     """What Tune reserves: next to nothing for the driver of workers that have their own.
 
     Args:
-        config: `regime` of the trial.
-        gpu: whether a head, which takes a CPU, also gets a share of a GPU.
+        workers: of a trial that trains its backbone.
+        alone: as of `Work`.
+        config: `regime` of the trial. A head takes a CPU and, where there are GPUs, a share of one.
     """
     if config["regime"] == "head":
-        share = {"GPU": 1 / HEADS_A_GPU} if gpu else {}
+        share = {"GPU": 1 / HEADS_A_GPU} if workers.gpu else {}
         return tune.PlacementGroupFactory([{"CPU": 1, **share}])
+    if alone:
+        return tune.PlacementGroupFactory([workers.each])
     # On the head node, as Ray wants drivers of Train; with a CPU each they would starve workers.
     return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 
@@ -280,9 +287,9 @@ def open_trial(
     if start is None:
         from satray.train import initial
 
-        return BackboneTrial(setup, run, initial.prepare(setup, run), work.workers)
+        return BackboneTrial(setup, run, initial.prepare(setup, run), work)
     if start.features is None or regime == "backbone":
-        return BackboneTrial(setup, run, start.weights, work.workers)
+        return BackboneTrial(setup, run, start.weights, work)
     from satray.tune.head import HeadTrial
 
     cluster.use_threads(1)  # the CPU that it asks for
@@ -295,27 +302,27 @@ def open_trial(
 
 
 class BackboneTrial:
-    """A network in training, on workers of its own.
+    """A network in training, on workers of its own or alone.
 
     It runs in a thread of the trial's process, which hands on each evaluation as it comes. Training
     does not wait for that: what is decided of a trial comes while it is at the next pseudo-epoch.
     """
 
-    def __init__(self, setup: Setup, run: Run, weights: str, workers: cluster.Workers) -> None:
+    def __init__(self, setup: Setup, run: Run, weights: str, given: Work) -> None:
         """Begin, or go on from the trial's checkpoints.
 
         Args:
             setup: the trial, resolved.
             run: the trial's own; checkpoints lie below its state.
             weights: URI of the network's first weights.
-            workers: what its workers get.
+            given: of the sweep; what its workers get.
         """
         self._plan = setup.plan
         self.each = setup.plan.samples_per_pseudo_epoch
         """Samples from one evaluation to the next."""
         self.done = False
         """Whether all evaluations have been given, and workers and resources given back."""
-        self._halt = Halt(run)
+        self._halt = ray_train.Halt(run)
         self._rows: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue()
         self._given = 0
         self._put_history(run)
@@ -323,10 +330,15 @@ class BackboneTrial:
         def listen(message: dict[str, Any]) -> None:
             if message["kind"] == "epoch" and message["row"] is not None:
                 self._rows.put(message["row"])
+            if given.alone and self._halt.asked:
+                raise TrainingError("left")
 
         def work() -> None:
             try:
-                fit(setup, run, weights, listen, workers, self._halt)
+                if given.alone:
+                    worker.fit(setup, run, weights, listen)
+                else:
+                    ray_train.fit(setup, run, weights, listen, given.workers, self._halt)
                 self._put_history(run)  # should a message have been lost with its worker
                 self._rows.put(None)
             except Exception as error:  # a trial that fails is a row of the leaderboard

@@ -18,7 +18,7 @@ from satray.train.setup import set_up, with_digests
 from satray.train.tracking import nested
 from satray.tune.head import HeadTrial
 from satray.tune.records import TrialRecord
-from satray.tune.trials import Sweep, Trial
+from satray.tune.trials import Trial
 from satray.tune.tuner import HEADS_A_GPU, Work, open_trial, set_up_trial
 
 REFIT = "refit"
@@ -78,16 +78,16 @@ def train_again(work: Work, trial: Trial, samples: int | None) -> Kept:
     return training.kept()
 
 
-def refit(recipe: TrainRecipe, sweep: Sweep, run: Run) -> Won:
+def refit(recipe: TrainRecipe, given: Work, run: Run) -> Won:
     """Train a configuration again as the job `train` does, below `refit/`. Ray is up.
 
     Args:
         recipe: of the best configuration, with what the sweep gives all trials.
-        sweep: of which it came.
+        given: of the sweep of which it came.
         run: of the sweep; the training's products become its own, but for the bundle.
     """
-    out = run.uri(REFIT)
-    own = Run("train", run.run_id, out, run.storage, run.say, run.progress)
+    out, sweep = run.uri(REFIT), given.sweep
+    own = Run("train", run.run_id, out, run.storage, run.say, run.progress, ray=not given.alone)
     run.begin_writing()
     whole = recipe.model_copy(update={"out": out})
     setup = with_digests(set_up(whole, run.storage, sweep.index), sweep.digest_of)

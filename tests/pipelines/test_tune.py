@@ -245,22 +245,12 @@ def test_optuna_suggests_and_goes_on_where_it_was(job, heads, archive, store, tm
     assert origin == {"source": str(file), "sha256": digest}
 
 
-def test_backbones_train_on_workers_and_a_stopped_one_gives_them_back(
-    job, archive, store, tmp_path
-) -> None:
-    import ray
-    from ray.util import placement_group_table
-
+def backbones(job, archive, store, folder, **keys):
+    """Two trials that train whole networks, the worse of which is stopped; the run."""
     base = {"stages.0.trainable": "all", "stages.0.pseudo_epochs": 4, "deterministic": True}
-    recipe = make_recipe(
-        archive,
-        store,
-        base,
-        space={RATE: [3e-3, 1e-9]},
-        stop={"name": "asha", "grace": 96, "factor": 2},
-        refit=True,
-    )
-    run, _said = make_run(tmp_path / "out")
+    stop = {"name": "asha", "grace": 96, "factor": 2}
+    recipe = make_recipe(archive, store, base, space={RATE: [3e-3, 1e-9]}, stop=stop, **keys)
+    run, _said = make_run(folder / "out")
     outcome = worked(job, recipe, run)
     rows = board(run)
     assert [(row["status"], row["regime"]) for row in rows] == [
@@ -272,18 +262,34 @@ def test_backbones_train_on_workers_and_a_stopped_one_gives_them_back(
     assert outcome.counts["samples"] == 192 + rows[1]["samples"]
     from satray.models.bundle import load_bundle
 
-    # the bundle is of the best configuration trained again, which is the same to the bit
-    refit = pq.read_table(os.path.join(run.out, "refit", "history.parquet")).to_pylist()
-    assert max(row["map"] for row in refit) == rows[0]["map"]
     bundle = load_bundle(run.out, Storage())
     assert validation_map(bundle, archive) == pytest.approx(rows[0]["map"], abs=1e-5)
-    made = {product.path for product in run.products}
-    assert {"refit/history.parquet", "bundle/model.json"} <= made
-    assert not any(path.startswith("refit/bundle") for path in made)  # it is in bundle/
-    assert not (Path(run.out) / "refit" / "state").exists()
+    return run
+
+
+def test_backbones_train_on_workers_and_a_stopped_one_gives_them_back(
+    job, archive, store, tmp_path
+) -> None:
+    import ray
+    from ray.util import placement_group_table
+
+    backbones(job, archive, store, tmp_path, resources={"gpus": "no", "ray": "yes"})
     deadline = time.monotonic() + 20
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
         assert time.monotonic() < deadline, ray.available_resources()
         time.sleep(0.2)
     states = {group["state"] for group in placement_group_table().values()}
     assert states <= {"REMOVED"}
+
+
+def test_a_backbone_of_one_worker_trains_in_its_trial_and_the_best_again_here(
+    job, archive, store, tmp_path
+) -> None:
+    run = backbones(job, archive, store, tmp_path, refit=True)
+    # the bundle is of the best configuration trained again, which is the same to the bit
+    refit = pq.read_table(os.path.join(run.out, "refit", "history.parquet")).to_pylist()
+    assert max(row["map"] for row in refit) == board(run)[0]["map"]
+    made = {product.path for product in run.products}
+    assert {"refit/history.parquet", "bundle/model.json"} <= made
+    assert not any(path.startswith("refit/bundle") for path in made)  # it is in bundle/
+    assert not (Path(run.out) / "refit" / "state").exists()

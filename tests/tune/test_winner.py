@@ -34,7 +34,7 @@ def work(made, tmp_path):
     state = str(tmp_path / "state")
     recipe = validate(TuneRecipe, {"index": "/i", "stop": {"name": "asha"}})
     sweep = Sweep(recipe, setup.index, None, MAP, starts={"s": start})
-    return Work(sweep, Storage(), state, "0" * 12, WORKERS, {})
+    return Work(sweep, Storage(), state, "0" * 12, WORKERS, {}, alone=False)
 
 
 @pytest.fixture
