@@ -74,7 +74,8 @@ def build(
     Raises:
         InputError: one line that names the key, what was found and what is accepted.
     """
-    file, overrides = _split(arguments)
+    file, typed = _split(arguments)
+    overrides = {name: _value(model, name, text) for name, text in typed.items()}
     tree: Any = {}
     if file is not None:
         about = {name: value for name, value in overrides.items() if name.startswith("storage.")}
@@ -111,16 +112,29 @@ def validate(model: type[R], tree: dict[str, Any], path: Callable[[str], str] | 
         raise InputError(_first_wrong(model, error)) from None
 
 
-def _split(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
-    """Separate the recipe file, if any, from the overrides by dotted key."""
+def _value(model: type[BaseModel], name: str, text: str) -> Any:
+    """What an override gives its key: of one that takes text just that, of others YAML.
+
+    A text may be quoted as in YAML; nothing, and `null`, take a key back.
+    """
+    if text in ("", "null"):
+        return None
+    kinds = [kind for kind, _ in options(type_at(model, name))]
+    texts = all(k in (str, tuple[str, ...]) or get_origin(k) is dict for k in kinds)
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if not texts or quoted or (kinds != [str] and text[0] in "[{"):
+        return parse_yaml(text, f"{name}=")
+    return text
+
+
+def _split(arguments: Sequence[str]) -> tuple[str | None, dict[str, str]]:
+    """Separate the recipe file, if any, from the overrides by dotted key, as typed."""
     recipe: str | None = None
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, str] = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if equals and re.fullmatch(r"[A-Za-z_][\w.]*", name):
-            # `>0`, `|` and `=` are text: no block follows them here
-            text = not value or value[0] in "|>,="
-            overrides[name] = (value or None) if text else parse_yaml(value, f"{name}=")
+            overrides[name] = value
         elif argument.startswith("-"):
             raise InputError(
                 f"{argument}: unknown option; accepted: --help, --print-config, --plan, "

@@ -42,7 +42,14 @@ def test_overrides_come_after_the_recipe_and_step_into_default_lists() -> None:
     assert made(TrainRecipe, "stages.0.dropout=0.1", "stages=[{}]").stages[0].dropout == 0.1
     assert made(TrainRecipe, "batch=8", "batch=9").batch == 9
     assert made(PrepareRecipe, "classes=ship").classes == ("ship",)
-    assert made(PrepareRecipe, "label_positive=>0", "label_separator==").label_separator == "="
+    assert made(PrepareRecipe, "label_positive=>0").label_positive == ">0"
+    assert made(PrepareRecipe, "classes=[ship, no ship]").classes == ("ship", "no ship")
+    assert made(PrepareRecipe, "classes=no. 1 #a: b").classes == ("no. 1 #a: b",)
+    assert made(PrepareRecipe, "images=/a #1/[x]: y").images == "/a #1/[x]: y"
+    assert made(PrepareRecipe, "key_column=7", "labels=null").key_column == "7"
+    for mark in "-#:=|>,&!%@`~*?[]{}\"'":
+        assert made(PrepareRecipe, f"label_separator={mark}").label_separator == mark
+    assert made(PrepareRecipe, "label_separator=' # '").label_separator == " # "
     assert parse_yaml("[no, off, 1:30, ~]", "x") == ["no", "off", "1:30", None]
 
 
