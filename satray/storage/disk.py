@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from satray.storage.names import Entry
 from satray.storage.temporary import is_left, process_tag
@@ -99,7 +99,7 @@ class Disk:
         """Remove a file, or a folder and all below it; what is not there is gone already."""
         with contextlib.suppress(FileNotFoundError):
             if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
+                shutil.rmtree(path, onerror=_refuse)
             else:
                 os.unlink(path)
 
@@ -110,6 +110,12 @@ class Disk:
                 with contextlib.suppress(OSError):
                     if is_left(path):
                         path.unlink()
+
+
+def _refuse(_: object, __: str, raised: tuple[Any, BaseException, Any]) -> None:
+    """Raise what a deletion met, but for what another process removed before it."""
+    if not isinstance(raised[1], FileNotFoundError):
+        raise raised[1]
 
 
 def _entry(path: str, key: str, status: os.stat_result) -> Entry:

@@ -82,6 +82,20 @@ def test_links_are_followed_and_never_deleted_through(tmp_path):
         keys(tmp_path / "data")
 
 
+def test_a_folder_goes_whole_where_others_remove_from_it_too(tmp_path, monkeypatch):
+    unlink = os.unlink
+
+    def too_late(path, **how):  # another process was quicker, at every file
+        unlink(path, **how)
+        unlink(path, **how)
+
+    for file in ("x/1", "x/2", "x/y/3"):
+        STORE.write(f"{tmp_path}/{file}", b"")
+    monkeypatch.setattr(os, "unlink", too_late)
+    STORE.delete(f"{tmp_path}/x")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_share_without_hard_links_creates_once(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
