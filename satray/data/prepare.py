@@ -107,9 +107,13 @@ def read(recipe: PrepareRecipe, storage: Storage) -> Survey:
     files = match.with_extensions(storage.walk(recipe.images), recipe.extensions)
     listing = match.Listing.of(files)
     if not len(listing) or (labels is None and not listing.images.any()):
-        what = f"{len(listing)} files, no image among them" if len(listing) else "nothing"
+        what = "holds nothing"
+        if len(listing):
+            what = f"holds {len(listing)} files, no image among them"
+        elif storage.exists(recipe.images):
+            what = "is one file"
         raise InputError(
-            f"images={recipe.images}: holds {what}; accepted: a folder or prefix with JPEG, PNG "
+            f"images={recipe.images}: {what}; accepted: a folder or prefix with JPEG, PNG "
             "or GeoTIFF files"
         )
     if labels is None:

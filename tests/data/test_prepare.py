@@ -249,6 +249,7 @@ def test_masks_beside_tiles_hide_and_fills_are_told_by_their_share(tmp_path):
     [
         (["images={root}/nothing"], "images=.*nothing: holds nothing"),
         (["images={root}/empty"], "images=.*empty: holds "),
+        (["images={root}/images/tile_1.tif"], "tile_1.tif: is one file; accepted: a folder or pr"),
         (["images={root}/twins", "labels={root}/twins.csv"], r"t3\.(png|tif).*t3\.(png|tif)"),
         (
             ["images={root}/bad", "labels={root}/twins.csv", "split.val=0"],
