@@ -37,6 +37,9 @@ FEW = 64
 BLOCK = 1 << 16
 """Rows of a column that are objects at a time."""
 
+MOST = 1 << 31
+"""Bytes of a CSV that Arrow no longer reads in one block."""
+
 _NO_NAME = re.compile(r"|__index_level_\d+__|Unnamed: \d+(_level_\d+)?")  # pandas' indices
 
 
@@ -163,8 +166,14 @@ def read_table(data: bytes, name: str) -> Table:
     name (an index that pandas wrote) are named in `unread`.
 
     Raises:
-        InputError: not such a file, no rows, a name twice, a row with too many or too few cells.
+        InputError: not such a file, one too large, no rows, a name twice, a row with too many or
+            too few cells.
     """
+    if data[:4] != b"PAR1" and len(data) >= MOST:
+        raise InputError(
+            f"labels={name}: {len(data) / 2**30:.1f} GiB of text; accepted: less than "
+            f"{MOST >> 30} GiB, or Parquet"
+        )
     try:
         table = pq.read_table(pa.BufferReader(data)) if data[:4] == b"PAR1" else _read_csv(data)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -113,8 +113,12 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
         )
     found = {"wide": _read_wide, "tags": _read_tags, "rle": _read_rle}[label_format](source, recipe)
     tiles, firsts = keys.cells, np.arange(len(keys))  # row of each tile, rising
+    drawn = "" if split.by in ("auto", "column") else split.column
     if label_format == "rle":
         _, firsts = np.unique(keys.codes, return_index=True)
+        for title, column in table.columns.items():
+            if title in (split.column, split.group) and title != drawn:
+                _refuse_several(title, column, firsts, source)
         tiles = tiles.take(pa.array(firsts))
     elif keys.repeated is not None:
         first, row = keys.repeated
@@ -128,7 +132,6 @@ def read_labels(data: bytes, name: str, recipe: PrepareRecipe) -> LabelTable:
         for title, column in table.columns.items()
         if title in (split.column, split.group) and not column.lists
     }
-    drawn = "" if split.by in ("auto", "column") else split.column
     taken = {*found.used, *reserved} - {drawn}
     read = LabelTable(
         keys=tiles,
@@ -466,6 +469,20 @@ def _read_rle(source: _Source, recipe: PrepareRecipe) -> _Found:
     )
     ship_M = np.bincount(source.keys.codes, weights=masks.codes >= 0) > 0
     return _Found(("ship",), ship_M[:, None].astype(np.uint8), (MASKS,))
+
+
+def _refuse_several(title: str, column: Column, firsts: NDArray[np.int64], source: _Source) -> None:
+    """Refuse a column that says of one tile, whose first row is told, different things."""
+    first_M = firsts[source.keys.codes]
+    rows = np.flatnonzero((column.codes >= 0) & (column.codes != column.codes[first_M])).tolist()
+    if rows:
+        row, first = rows[0], int(first_M[rows[0]])
+        cells = [column.cells[n].as_py() for n in (first, row)]
+        raise InputError(
+            f"labels={source.name}: rows {first + 1} and {row + 1} ({source.key_of(row)}), column "
+            f"{title!r}: {cells[0]!r} and {cells[1]!r} ({len(rows):,} such rows); accepted: one "
+            "value a tile"
+        )
 
 
 # ---- classes and task

@@ -250,6 +250,8 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
               ("onehot", " ", "blank or none"))),
         (parquet(image=["a", "b"], labels=[[0, 1], [1, 1]]), {}, "holds vectors of 0 and 1"),
         ("id,x,y\na,1,2\n", {"label_format": "rle"}, "EncodedPixels"),
+        (SPLIT_RLE.format("val"), {}, "rows 1 and 2 (a), column 'split': 'train' and 'val' (1"),
+        (SPLIT_RLE, {"split": SplitOptions(by="draw", group="area")}, "'area': '5' and '6' (1 suc"),
         ("image,tags\na,sea\nb,land sea\n", {"task": "multiclass"}, "row 2 (b) of labels.csv has"),
         ("image,label\na,sea\nb,\nc,land\n", {}, "has 0: none (1 such rows); task=multi"),
         ("image,label\na,ship\nb,ship\n", {}, "all tiles are 'ship'"),
@@ -259,6 +261,11 @@ def test_columns_of_the_split_are_kept_and_others_named(text, split, columns, ov
 )  # fmt: skip
 def test_tables_that_are_refused(text, keys, says):
     assert says in refused(text, **keys)
+
+
+def test_a_table_of_text_that_is_too_large_is_refused():
+    says = "labels=labels.csv: 2.0 GiB of text; accepted: less than 2 GiB, or Parquet"
+    assert refused(bytes(1 << 31)) == says  # takes no memory: nobody looks at it
 
 
 def test_a_condition_on_numbers_is_a_comparison_with_one():
