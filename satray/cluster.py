@@ -404,21 +404,29 @@ def _can_start(bundles: list[dict[str, float]], seconds: float = 60.0) -> bool:
     return False
 
 
+def executions(context: Any) -> int:
+    """How often a dataset, whose Ray Data context this is, was executed before.
+
+    Ray Data shuffles its own sources anew by this figure at each execution. In Ray 2.60 it has a
+    private name only, and no other that a source of ours could see.
+    """
+    return int(context._execution_idx)
+
+
 # Calls and messages
 
 
-def run_once(function: Callable[..., T], *args: Any, workers: Workers | None = None) -> T:
+def run_once(function: Callable[..., T], *args: Any, workers: Workers) -> T:
     """Call a function on a worker and wait for it.
 
     Args:
         function: what to call; it travels by name, so it must be importable there.
         args: what it is given; they are pickled.
-        workers: what it gets (`allot`, a count of one); default: CPUs.
+        workers: what it gets (`allot`, a count of one).
 
     Raises:
         SatrayError: what the function raised, as it was; or why the worker died, in one line.
     """
-    workers = workers or allot(Resources(gpus="no"))
     threads = 0 if workers.gpu else workers.cpus
     gpus = workers.gpu_share if workers.gpu else 0
     with tasks(function, workers.cpus, gpus=gpus, threads=threads) as submit:

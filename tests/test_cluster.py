@@ -94,15 +94,16 @@ def test_calls_and_blocks_give_what_they_give_and_fail_in_one_line(ray_session):
     def done(blocks):
         return list(each_block(work, blocks, Resources(), ray=True, ordered=True))
 
-    assert cluster.run_once(operator.add, 2, 3) == 5
+    cpus = cluster.allot(Resources(gpus="no"))
+    assert cluster.run_once(operator.add, 2, 3, workers=cpus) == 5
     assert cluster.call_anywhere(os.getpid) == os.getpid()
     # As urgent as this process: beside another busy program it would else hardly be served.
-    assert cluster.run_once(threads) == (sessions.cores(), os.nice(0))
+    assert cluster.run_once(threads, workers=cpus) == (sessions.cores(), os.nice(0))
     assert done([1, 2, 1]) == [1, 0, 1]
-    for failing in (lambda: cluster.run_once(work, -1), lambda: done([1, -1])):
+    for failing in (lambda: cluster.run_once(work, -1, workers=cpus), lambda: done([1, -1])):
         with pytest.raises(InputError, match=r"^block=-1: no$"):
             failing()
-    for failing in (lambda: cluster.run_once(work, 0), lambda: done([0, 1])):
+    for failing in (lambda: cluster.run_once(work, 0, workers=cpus), lambda: done([0, 1])):
         with pytest.raises(SatrayError, match=r"^a worker failed: ZeroDivisionError: .*by zero$"):
             failing()
 
@@ -123,7 +124,7 @@ def test_messages_of_a_worker_come_in_order_until_one_cannot_be_shown(ray_sessio
     shown, said = [], []
     channel = cluster.ProgressChannel()
     with channel.watch(show, said.append):
-        cluster.run_once(work, channel)
+        cluster.run_once(work, channel, workers=cluster.allot(Resources(gpus="no")))
         until = time.monotonic() + 30
         while not said and time.monotonic() < until:
             time.sleep(0.01)

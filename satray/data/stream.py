@@ -14,7 +14,7 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from satray.cluster import Readers
+from satray.cluster import Readers, executions
 from satray.data.order import Order, copies, falling_chunks
 from satray.data.read import Batch, TileSource, errors_of, read_blocks, to_torch
 
@@ -134,8 +134,7 @@ class _Tiles(Datasource):
     ) -> list[ReadTask]:
         """Cut the rows of this execution's pseudo-epoch into tasks."""
         del parallelism
-        done = data_context._execution_idx if data_context is not None else 0
-        pseudo_epoch = self._start + done
+        pseudo_epoch = self._start + (executions(data_context) if data_context is not None else 0)
         order = self._order.rows(pseudo_epoch)
         came_before = copies(order)
 
