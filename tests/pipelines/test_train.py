@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -219,23 +218,6 @@ def test_a_worker_that_always_dies_is_given_up_in_one_line(job, archive, tmp_pat
         training.on_ray(listen)
     assert "\n" not in str(caught.value)
     assert len(set(starts)) == 2
-
-
-def test_a_training_that_is_halted_gives_its_resources_back(job, archive, tmp_path):
-    import ray
-
-    from satray.train.ray_train import Halt
-
-    stages = [{"learning_rate": 3e-3, "pseudo_epochs": 2000}]
-    training = Training(rich_recipe(archive, tmp_path, stages=stages), tmp_path / "out")
-    halt = Halt(training.run)
-    before = ray.available_resources().get("CPU", 0)
-    training.on_ray(lambda message: an_epoch(message) and not halt.asked and halt(), halt=halt)
-    assert 1 <= training.state.pseudo_epoch < 2000
-    until = time.monotonic() + 20
-    while ray.available_resources().get("CPU", 0) < before and time.monotonic() < until:
-        time.sleep(0.1)
-    assert ray.available_resources().get("CPU", 0) >= before
 
 
 def test_a_finished_state_only_writes(job, plain, archive, tmp_path):
