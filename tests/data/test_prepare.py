@@ -165,11 +165,11 @@ def test_a_block_takes_the_memory_of_few_tiles_counts(tmp_path):
     make_archive(tmp_path)
     random = np.random.default_rng(0)
     for path in (tmp_path / "images").iterdir():
-        path.write_bytes(tiff(random.integers(0, 1 << 16, (4, 96, 96), np.uint16)))
+        path.write_bytes(tiff(random.integers(0, 1 << 16, (4, 48, 48), np.uint16)))
     recipe = PrepareRecipe(images=str(tmp_path / "images"), labels=str(tmp_path / "labels.csv"))
     tiles = read(recipe, Storage()).tiles
     peaks = []
-    for times in (1, 8):
+    for times in (1, 4):
         block = probe.block_of(pa.concat_tables([tiles] * times), 0, 30 * times)
         tracemalloc.start()
         probe.probe_block(block, recipe, Storage())
