@@ -30,8 +30,8 @@ class Watched:
     """Of each of its processes by id, GiB at most that are private or file-backed: without shared
     memory, which is Ray's object store and counts once a machine."""
     together: float = 0.0
-    """GiB of all at once at most, likewise; a page of a file that several have mapped counts once
-    (the proportional set size)."""
+    """GiB of all at once at most, shared memory too; what several have mapped counts once (the
+    proportional set size)."""
 
 
 def job(name: str, *keys: str, look: Callable[[], None] = lambda: None) -> Watched:
@@ -81,7 +81,7 @@ def _look(root: int, watched: Watched) -> None:
             watched.own[pid] = max(watched.own.get(pid, 0.0), resident - shared)
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
             found = dict(text.split(":", 1) for text in lines)
-            together += sum(int(found[k].split()[0]) / 2**20 for k in ("Pss_Anon", "Pss_File"))
+            together += int(found["Pss"].split()[0]) / 2**20
     watched.together = max(watched.together, together)
 
 
